@@ -1,2 +1,70 @@
-//! placeholder
-fn main() {}
+//! `fairlead`, also `kubectl-fairlead`: renders, explains and traces Services by the planner and the compiler that the
+//! daemons use, so that what it shows is what they do.
+//!
+//! ```text
+//!  files ── input ──> objects ── snapshot ──> planner ──> Endpoints, EndpointSlices ── output ──> stdout
+//!                        └────── render rules ──> compiler ──> rules ───────────────── output ──> stdout
+//! ```
+//!
+//! Invariants: results go to standard output, everything else to standard error; nothing is printed as a result unless all
+//! of the input was good; the exit code is 0 for done, 1 when the answer is no, 2 for bad input.
+
+mod args;
+mod config;
+mod defaulting;
+mod input;
+mod output;
+mod render;
+mod snapshot;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::bail;
+use clap::Parser;
+
+use args::{Cli, Command, Explain, Render};
+
+/// What a command has to say.
+#[derive(Debug)]
+struct Answer {
+    /// Whole lines for standard error.
+    notices: Vec<String>,
+    /// Text for standard output.
+    output: String,
+}
+
+fn main() -> ExitCode {
+    match answer(&Cli::parse().command).and_then(|answer| print(&answer)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in format!("{error:#}").lines() {
+                eprintln!("error: {line}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn answer(command: &Command) -> anyhow::Result<Answer> {
+    match command {
+        Command::Render(Render::Endpoints(args)) => render::endpoints::run(args),
+        Command::Render(Render::Rules(args)) => bail!("{args:?}"),
+        Command::Explain(Explain::Service(_)) => bail!("fairlead explain is not yet possible in this version"),
+        Command::Trace(_) => bail!("fairlead trace is not yet possible in this version"),
+    }
+}
+
+/// A reader that has seen enough (`fairlead ... | head`) is not an error.
+fn print(answer: &Answer) -> anyhow::Result<()> {
+    for notice in &answer.notices {
+        eprintln!("{notice}");
+    }
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(answer.output.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

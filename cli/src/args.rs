@@ -1,0 +1,261 @@
+//! Arguments: every subcommand and flag, with its help.
+
+use std::{net::IpAddr, path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fairlead_objects::{Family, Protocol, ServiceKey, parse_address};
+use ipnet::IpNet;
+
+/// What this build cannot do yet, as opposed to what the user did wrong.
+const ABOUT: &str = "Renders, explains and traces Kubernetes Services by the planner and the compiler that \
+    fairlead-controller and fairlead-programmer use, from files and without a cluster";
+
+const EXIT_CODES: &str = "Exit code: 0 done; 1 the answer to the question is no (trace: dropped or rejected; explain: no \
+    endpoint); 2 bad input, or not yet possible.";
+
+/// `fairlead`; as `kubectl-fairlead` on the PATH it is `kubectl fairlead`, too.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead", version, about = ABOUT, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print what the controller would write or the programmer would load.
+    #[command(subcommand)]
+    Render(Render),
+    /// Say per Pod, port and slice why it serves a Service or not (not yet in this version).
+    #[command(subcommand)]
+    Explain(Explain),
+    /// Walk a packet through the rules of a node (not yet in this version).
+    Trace(Trace),
+}
+
+/// `fairlead render ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Render {
+    /// Print the Endpoints and EndpointSlices that the controller would leave behind.
+    ///
+    /// Reads Services, Pods, Nodes, Endpoints and EndpointSlices. Prints the objects of the Services in the input, changed
+    /// or not: by namespace, Service, Endpoints before EndpointSlices, IPv4 before IPv6. Without any Node object, no Pod is
+    /// left out for its node and endpoints get no zone.
+    Endpoints(RenderEndpoints),
+    /// Print the rules of a node as a document for `iptables-restore --noflush`.
+    ///
+    /// Reads Services and EndpointSlices, and the Node. The EndpointSlices of a Service with a selector are planned from
+    /// the Pods first when there are Pods in the input; those of a Service without a selector are mirrored from its
+    /// Endpoints when these are in the input. Otherwise the EndpointSlices count as they are.
+    Rules(Box<RenderRules>),
+}
+
+/// Files with objects.
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// File with Kubernetes objects, YAML or JSON, several documents and Lists included; a directory (its .yaml, .yml and
+    /// .json files); or - for standard input. May be repeated.
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// How to print.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Output format.
+    #[arg(short = 'o', long, value_enum, default_value_t = OutputFormat::Yaml)]
+    pub(crate) output: OutputFormat,
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// YAML documents; for rules and traces: text.
+    Yaml,
+    /// JSON: a List of objects; for rules: chains by table.
+    Json,
+}
+
+/// Arguments of `fairlead render endpoints`.
+#[derive(Debug, Args)]
+pub(crate) struct RenderEndpoints {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Arguments of `fairlead render rules`.
+#[derive(Debug, Args)]
+pub(crate) struct RenderRules {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    /// IP family of the rules.
+    #[arg(long, value_enum)]
+    pub(crate) family: FamilyName,
+    /// Format of the rules.
+    #[arg(long, value_enum, default_value_t = RulesFormat::IptablesRestore)]
+    pub(crate) format: RulesFormat,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// The node whose rules are wanted.
+#[derive(Debug, Args)]
+pub(crate) struct Host {
+    /// Name of the node.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
+    /// File with a KubeProxyConfiguration, as in kube-proxy's ConfigMap.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address of the node, instead of those of the Node object. May be repeated, once per family.
+    #[arg(long, value_name = "IP", value_parser = address)]
+    pub(crate) node_ip: Vec<IpAddr>,
+    /// Zone of the node, instead of that of the Node object.
+    #[arg(long)]
+    pub(crate) zone: Option<String>,
+    /// Address of an interface of the node with the length of its prefix, such as 192.0.2.10/24. May be repeated. By
+    /// default the node has the addresses of its Node object.
+    #[arg(long, value_name = "ADDR/LEN")]
+    pub(crate) node_cidr: Vec<IpNet>,
+}
+
+/// IP family, as the command line spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FamilyName {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl From<FamilyName> for Family {
+    fn from(name: FamilyName) -> Self {
+        match name {
+            FamilyName::Ipv4 => Self::V4,
+            FamilyName::Ipv6 => Self::V6,
+        }
+    }
+}
+
+/// Formats of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RulesFormat {
+    /// A document for iptables-restore or ip6tables-restore.
+    IptablesRestore,
+    /// A document for nft (not yet in this version).
+    Nft,
+}
+
+/// `fairlead explain ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Explain {
+    /// Say per Pod, port and slice why it serves the Service or not.
+    Service(ExplainService),
+}
+
+/// Arguments of `fairlead explain service`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainService {
+    /// The Service.
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service_key)]
+    pub(crate) service: ServiceKey,
+    /// File with Kubernetes objects; without any, the cluster is asked. May be repeated.
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Arguments of `fairlead trace`.
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    /// Source address of the packet; one of the node's own starts in OUTPUT.
+    #[arg(long, value_name = "IP", value_parser = address)]
+    pub(crate) from: IpAddr,
+    /// Where the packet goes, such as 10.96.0.10:80/TCP or [fd00::10]:80/TCP.
+    #[arg(long, value_name = "IP:PORT/PROTO")]
+    pub(crate) to: Destination,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || "expected IP:PORT/PROTO, such as 10.96.0.10:80/TCP or [fd00::10]:80/TCP".to_owned();
+        let (socket, protocol) = text.rsplit_once('/').ok_or_else(error)?;
+        let (address, port) = socket.rsplit_once(':').ok_or_else(error)?;
+        let bracketed = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let address = parse_address(bracketed.unwrap_or(address)).map_err(|_| error())?;
+        if address.is_ipv6() && bracketed.is_none() {
+            return Err(error());
+        }
+        let protocol = match protocol.to_ascii_uppercase().as_str() {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            _ => return Err(error()),
+        };
+        Ok(Self { address, port: port.parse().map_err(|_| error())?, protocol })
+    }
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    parse_address(text).map_err(|_| "expected an IPv4 or IPv6 address".to_owned())
+}
+
+fn service_key(text: &str) -> Result<ServiceKey, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(ServiceKey::new(namespace, name))
+        }
+        _ => Err("expected NAMESPACE/NAME".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_has_help() {
+        fn visit(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(visit);
+        }
+        Cli::command().debug_assert();
+        visit(&Cli::command());
+    }
+
+    #[test]
+    fn destinations_need_brackets_around_ipv6() {
+        let destination: Destination = "[fd00::10]:53/udp".parse().unwrap();
+        assert_eq!(destination.address.to_string(), "fd00::10");
+        assert_eq!((destination.port, destination.protocol), (53, Protocol::Udp));
+        for text in ["10.96.0.10:80", "10.96.0.10/TCP", "fd00::10:53/UDP", "10.96.0.10:99999/TCP", "10.96.0.10:80/ICMP"] {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+}

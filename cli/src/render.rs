@@ -1,0 +1,3 @@
+//! `fairlead render`: what the controller would write and the programmer would load.
+
+pub(crate) mod endpoints;

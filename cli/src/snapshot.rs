@@ -1,0 +1,84 @@
+//! Snapshots: what the planner is asked about each Service of the input, and what it answers.
+//!
+//! Invariant: every Service is planned from the same input exactly as the controller would plan it, one by one.
+
+use std::collections::HashMap;
+
+use fairlead_objects::{EndpointSlice, Pod, Service, ServiceKey};
+use fairlead_planner::{Level, NoNodes, Nodes, Note, Outcome, PlanInput, outcome, plan, selects};
+
+use crate::{defaulting::defaulted, input::Objects};
+
+/// The objects of the input, arranged by Service.
+pub(crate) struct Snapshot<'a> {
+    objects: &'a Objects,
+    nodes: &'a dyn Nodes,
+    pods: PodsByLabel<'a>,
+    slices: HashMap<ServiceKey, Vec<&'a EndpointSlice>>,
+}
+
+/// Pods by namespace and one of their labels, so that a selector looks at few of them.
+type PodsByLabel<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a Pod>>;
+
+impl<'a> Snapshot<'a> {
+    /// Arranges `objects`.
+    pub(crate) fn new(objects: &'a Objects) -> Self {
+        let mut pods = PodsByLabel::new();
+        for pod in objects.pods.values() {
+            for (key, value) in pod.labels.iter() {
+                pods.entry((&pod.namespace, key, value)).or_default().push(pod);
+            }
+        }
+        let mut slices = HashMap::<_, Vec<_>>::new();
+        for slice in objects.slices.values() {
+            if let Some(key) = slice.service_key() {
+                slices.entry(key).or_default().push(slice);
+            }
+        }
+        let nodes: &dyn Nodes = if objects.nodes.is_empty() { &NoNodes } else { &objects.nodes };
+        Self { objects, nodes, pods, slices }
+    }
+
+    /// The slices of a Service in the input, whoever manages them, by name.
+    pub(crate) fn slices(&self, key: &ServiceKey) -> &[&'a EndpointSlice] {
+        self.slices.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// What executing the plan for `service` would leave behind, and what was left out of it.
+    pub(crate) fn outcome(&self, service: &Service) -> (Outcome, Vec<Note>) {
+        let pods = self.members(service);
+        let service = defaulted(service, self.objects.dual_stack.contains(&service.key), &pods);
+        let input = PlanInput {
+            service: Some(&service),
+            pods: &pods,
+            endpoints: self.objects.endpoints.get(&service.key),
+            slices: self.slices(&service.key),
+            ..PlanInput::new(&service.key, self.nodes)
+        };
+        let plan = plan(&input);
+        (outcome(&input, &plan), plan.notes)
+    }
+
+    fn members(&self, service: &Service) -> Vec<&'a Pod> {
+        let Some(selector) = &service.selector else { return Vec::new() };
+        let candidates = selector.iter().map(|(key, value)| self.labelled(&service.key.namespace, key, value));
+        let fewest = candidates.min_by_key(|pods| pods.len()).unwrap_or_default();
+        fewest.iter().copied().filter(|pod| selects(selector, &pod.labels)).collect()
+    }
+
+    fn labelled<'s>(&'s self, namespace: &'s str, key: &'s str, value: &'s str) -> &'s [&'a Pod] {
+        self.pods.get(&(namespace, key, value)).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The notes that a user has to know of, as whole lines.
+pub(crate) fn warnings(notes: &[Note]) -> impl Iterator<Item = String> {
+    notes.iter().filter(|note| note.level() == Level::Warning).map(|note| format!("warning: {note}"))
+}
+
+/// The warning that is due when Pods are planned without any Node.
+pub(crate) fn node_warning(objects: &Objects) -> Option<String> {
+    (objects.nodes.is_empty() && !objects.pods.is_empty()).then(|| {
+        "warning: no Node object in the input: the Nodes of Pods are not checked, and endpoints have no zone".to_owned()
+    })
+}

@@ -1,0 +1,467 @@
+//! The bed: a cluster in network namespaces, and everything a test does with it.
+//!
+//! Invariants: dropping a bed removes all of it. The bed plays the parts that a real cluster has beside the programs
+//! under test: scheduler, kubelet and the Deployment controller.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    control_plane::{BASE_CONTROLLERS, ControlPlane},
+    examples,
+    kubernetes::Kubernetes,
+    netns::Netns,
+    network::Network,
+    pki,
+    plan::{self, Families, Node},
+    pod::{self, Pod, PodSpec},
+    probe::Client,
+    processes,
+    programs::{Controller, Make, Place, Programmer},
+    record::Record,
+    servers::{Protocol, Server},
+    tools::Tools,
+    wait,
+};
+
+/// How long a change may take from the API to the kernel before a test gives up on it.
+pub const SETTLE: Duration = Duration::from_secs(20);
+
+/// How a bed is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of nodes.
+    pub nodes: u8,
+    /// Families of the cluster.
+    pub families: Families,
+    /// The controllers that kube-controller-manager runs.
+    pub controllers: String,
+    /// Whose endpoint controllers [`Bed::start_programs`] starts.
+    pub controller: Make,
+    /// Whose programmer [`Bed::start_programs`] starts on each node.
+    pub programmer: Make,
+}
+
+impl Options {
+    /// Two nodes, IPv4. `FAIRLEAD_CONTROLLER=genuine` and `FAIRLEAD_PROGRAMMER=genuine` replace one of our programs by
+    /// the one it stands in for.
+    pub fn from_env() -> Result<Self> {
+        Ok(Self {
+            nodes: 2,
+            families: Families::V4,
+            controllers: BASE_CONTROLLERS.to_owned(),
+            controller: Make::from_env("FAIRLEAD_CONTROLLER")?,
+            programmer: Make::from_env("FAIRLEAD_PROGRAMMER")?,
+        })
+    }
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From<'a> {
+    /// In a Pod of the namespace `default`.
+    Pod(&'a str),
+    /// On the n-th node, from 1.
+    Node(u8),
+    /// On a host outside the cluster.
+    Outside,
+    /// On the control plane's host.
+    ControlPlane,
+}
+
+#[derive(Debug)]
+struct External {
+    address: Ipv4Addr,
+    netns: Arc<Netns>,
+    servers: Vec<Server>,
+}
+
+/// A running bed.
+#[derive(Debug)]
+pub struct Bed {
+    /// How it was made.
+    pub options: Options,
+    // Dropped in this order: what sends traffic or requests goes before what answers them, the record last.
+    controller: Option<Controller>,
+    programmers: BTreeMap<u8, Programmer>,
+    pods: BTreeMap<(String, String), Pod>,
+    externals: Vec<External>,
+    control_plane: ControlPlane,
+    network: Network,
+    plan: Vec<Node>,
+    tools: Tools,
+    record: Record,
+}
+
+impl Bed {
+    /// Starts the cluster: network, control plane, Node objects. No program under test runs yet.
+    pub fn start(options: Options) -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
+        let tools = Tools::find()?;
+        let record = Record::open()?;
+        let plan: Vec<Node> = (1..=options.nodes).map(Node::new).collect();
+        let network = Network::build(&record, &plan).context("building the network")?;
+        let control_plane =
+            ControlPlane::start(&record, &network.control_plane, &tools, options.families, &options.controllers)
+                .context("starting the control plane")?;
+        let bed = Self {
+            options,
+            controller: None,
+            programmers: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            externals: Vec::new(),
+            control_plane,
+            network,
+            plan,
+            tools,
+            record,
+        };
+        for node in &bed.plan {
+            bed.kubernetes().apply(&node_object(node, bed.options.families))?;
+        }
+        bed.await_default_namespace()?;
+        Ok(bed)
+    }
+
+    /// The API server makes the namespace `default` a moment after it is ready.
+    fn await_default_namespace(&self) -> Result<()> {
+        wait::until_ok("the namespace `default`", SETTLE, || {
+            let found: Option<Value> = self.kubernetes().get("Namespace", "", "default")?;
+            found.context("not there")
+        })
+        .map(drop)
+    }
+
+    /// Starts the programs under test, as the options say whose: one controller, and a programmer on each node.
+    pub fn start_programs(&mut self) -> Result<()> {
+        self.start_controller(&[])?;
+        for number in 1..=self.options.nodes {
+            self.start_programmer(number, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Starts the controller, with more flags.
+    pub fn start_controller(&mut self, extra: &[&str]) -> Result<()> {
+        let make = self.options.controller;
+        self.controller = Some(Controller::start(self.place(), &self.network.control_plane, make, extra)?);
+        Ok(())
+    }
+
+    /// Starts the programmer of the n-th node, from 1, with more flags.
+    pub fn start_programmer(&mut self, node: u8, extra: &[&str]) -> Result<()> {
+        let plan = self.node(node)?;
+        let started = Programmer::start(self.place(), self.node_netns(node)?, plan, self.options.programmer, extra)?;
+        self.programmers.insert(node, started);
+        Ok(())
+    }
+
+    /// Asks the controller to end and waits for that.
+    pub fn stop_controller(&mut self) -> Result<()> {
+        self.controller.take().context("no controller runs")?.stop()
+    }
+
+    /// Asks the programmer of the n-th node to end and waits for that.
+    pub fn stop_programmer(&mut self, node: u8) -> Result<()> {
+        self.programmers.remove(&node).context("no programmer runs there")?.stop()
+    }
+
+    /// Runs the programmer's `--cleanup` on the n-th node.
+    pub fn clean_up(&self, node: u8) -> Result<String> {
+        Programmer::clean_up(self.place(), self.node_netns(node)?, self.node(node)?, self.options.programmer)
+    }
+
+    /// The running controller.
+    pub fn controller(&mut self) -> Result<&mut Controller> {
+        self.controller.as_mut().context("no controller runs")
+    }
+
+    /// The running programmer of the n-th node.
+    pub fn programmer(&mut self, node: u8) -> Result<&mut Programmer> {
+        self.programmers.get_mut(&node).context("no programmer runs there")
+    }
+
+    /// Fails when one of the bed's programs, or one under test, has died.
+    pub fn check(&mut self) -> Result<()> {
+        self.control_plane.check()?;
+        if let Some(controller) = &mut self.controller {
+            controller.process().check()?;
+        }
+        self.programmers.values_mut().try_for_each(|programmer| programmer.process().check())
+    }
+
+    /// Client of the API server, with all rights.
+    pub fn kubernetes(&self) -> &Kubernetes {
+        &self.control_plane.kubernetes
+    }
+
+    /// Runs kubectl on the control plane's host.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.tools.program("kubectl"));
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.record.dir()).args(args);
+        self.network.control_plane.output(&mut command)
+    }
+
+    /// A kubeconfig with all rights, for use on the control plane's host.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.control_plane.pki.kubeconfig(pki::ADMIN)
+    }
+
+    /// The bed's folder under `/run/fairlead`.
+    pub fn dir(&self) -> &std::path::Path {
+        self.record.dir()
+    }
+
+    /// The genuine programs.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// What the n-th node is made of, from 1.
+    pub fn node(&self, number: u8) -> Result<&Node> {
+        self.plan.iter().find(|node| node.number == number).with_context(|| format!("no node {number}"))
+    }
+
+    /// The namespace of the n-th node, from 1.
+    pub fn node_netns(&self, number: u8) -> Result<&Arc<Netns>> {
+        self.network.nodes.get(usize::from(number) - 1).with_context(|| format!("no node {number}"))
+    }
+
+    /// A client somewhere.
+    pub fn client(&self, from: From<'_>) -> Result<Client<'_>> {
+        Ok(Client::new(match from {
+            From::Pod(name) => &self.pod(name)?.netns,
+            From::Node(number) => self.node_netns(number)?,
+            From::Outside => &self.network.outside,
+            From::ControlPlane => &self.network.control_plane,
+        }))
+    }
+
+    /// A Pod of the namespace `default`.
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        let key = ("default".to_owned(), name.to_owned());
+        self.pods.get(&key).with_context(|| format!("no Pod {name}"))
+    }
+
+    /// All Pods.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// Makes a Pod: namespace, link, servers, object, status.
+    pub fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
+        let node = self.node(spec.node)?.clone();
+        let taken: Vec<u8> =
+            self.pods.values().filter(|pod| pod.node.number == node.number).map(|pod| pod.number).collect();
+        let number = (2..=254).find(|n| !taken.contains(n)).context("the Pod network is full")?;
+        let name = format!("pod-{}-{}", spec.namespace, spec.name);
+        let netns = self.network.add_pod(&self.record, &node, number, &name)?;
+        let addresses = node.pod(number);
+        let mut pod = Pod { spec, node, addresses, netns, number, servers: Vec::new() };
+        pod.serve(self.options.families)?;
+        let mut object = pod.spec.object(&pod.node);
+        self.kubernetes().apply(&object)?;
+        object["status"] = self.pod_status(&pod);
+        self.kubernetes().apply(&object)?;
+        self.pods.insert((pod.spec.namespace.clone(), pod.spec.name.clone()), pod);
+        Ok(())
+    }
+
+    /// Makes a Pod of the namespace `default` ready or not.
+    pub fn set_ready(&mut self, name: &str, ready: bool) -> Result<()> {
+        let key = ("default".to_owned(), name.to_owned());
+        let pod = self.pods.get_mut(&key).with_context(|| format!("no Pod {name}"))?;
+        pod.spec.ready = ready;
+        let pod = self.pod(name)?;
+        let mut object = pod.spec.object(&pod.node);
+        object["status"] = self.pod_status(pod);
+        self.kubernetes().apply(&object).map(drop)
+    }
+
+    /// Marks a Pod of the namespace `default` as terminating; it goes on answering until [`Bed::delete_pod`].
+    pub fn terminate_pod(&self, name: &str) -> Result<()> {
+        self.kubernetes().delete("Pod", "default", name, 600)
+    }
+
+    /// Ends a Pod of the namespace `default`: its object, its servers, its link.
+    pub fn delete_pod(&mut self, name: &str) -> Result<()> {
+        let key = ("default".to_owned(), name.to_owned());
+        let pod = self.pods.remove(&key).with_context(|| format!("no Pod {name}"))?;
+        self.end_pod(pod)
+    }
+
+    fn end_pod(&self, pod: Pod) -> Result<()> {
+        self.kubernetes().delete("Pod", &pod.spec.namespace, &pod.spec.name, 0)?;
+        let (node, number) = (pod.node.clone(), pod.number);
+        drop(pod);
+        self.network.remove_pod(&node, number)
+    }
+
+    /// A server outside the cluster, at an address that nodes and Pods have a route to.
+    pub fn add_external(&mut self, address: Ipv4Addr, ports: &[u16]) -> Result<()> {
+        let number = u8::try_from(self.externals.len())?;
+        let netns = self.network.add_external(&self.record, number, address)?;
+        let mut servers = Vec::new();
+        for port in ports {
+            let at = SocketAddr::new(address.into(), *port);
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                servers.push(Server::start(&netns, &address.to_string(), protocol, at)?);
+            }
+        }
+        self.externals.push(External { address, netns, servers });
+        Ok(())
+    }
+
+    /// Applies the objects of an example, and makes the Pods of its Deployments, spread over the nodes.
+    pub fn apply_example(&mut self, name: &str) -> Result<()> {
+        for object in examples::objects(name)? {
+            self.kubernetes().apply(&object)?;
+            self.make_pods_of(&object)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the Pods of a Deployment, in the Deployment controller's stead. Other objects need nothing.
+    pub fn make_pods_of(&mut self, object: &Value) -> Result<()> {
+        if object.get("kind").and_then(Value::as_str) != Some("Deployment") {
+            return Ok(());
+        }
+        let replicas = object.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+        for (n, node) in (1..=replicas).zip((1..=self.options.nodes).cycle()) {
+            self.add_pod(PodSpec::from_deployment(object, n, node)?)?;
+        }
+        Ok(())
+    }
+
+    /// The first cluster IP of a Service of the namespace `default`.
+    pub fn cluster_ip(&self, service: &str) -> Result<IpAddr> {
+        let found: Option<Value> = self.kubernetes().get("Service", "default", service)?;
+        let found = found.with_context(|| format!("no Service {service}"))?;
+        let ip = found.pointer("/spec/clusterIP").and_then(Value::as_str).unwrap_or_default();
+        ip.parse().with_context(|| format!("{service}'s cluster IP {ip:?}"))
+    }
+
+    /// Waits until requests are answered by exactly these servers.
+    pub fn await_servers(
+        &self,
+        from: From<'_>,
+        protocol: Protocol,
+        target: SocketAddr,
+        servers: &[&str],
+    ) -> Result<()> {
+        let mut wanted = servers.to_vec();
+        wanted.sort_unstable();
+        let client = self.client(from)?;
+        // With up to four servers, one of them stays silent through 48 fair draws once in a million runs.
+        let what = format!("{target}/{protocol} to be answered by {wanted:?}");
+        wait::until_ok(&what, SETTLE, || {
+            let tally = client.ask_many(protocol, target, 48)?;
+            tally.check_answered()?;
+            let shares = tally.shares();
+            let answered: Vec<&str> = shares.keys().map(String::as_str).collect();
+            if answered != wanted {
+                bail!("{tally}");
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until requests come to this end.
+    pub fn await_outcome(
+        &self,
+        from: From<'_>,
+        protocol: Protocol,
+        target: SocketAddr,
+        wanted: &crate::probe::Outcome,
+    ) -> Result<()> {
+        let client = self.client(from)?;
+        wait::until_ok(&format!("{target}/{protocol} to end in `{wanted}`"), SETTLE, || {
+            let got = client.ask(protocol, target)?;
+            ensure!(got == *wanted, "{got}");
+            Ok(())
+        })
+    }
+
+    /// Removes all Pods, Deployments, Services, Endpoints and EndpointSlices of the namespace `default` but the API
+    /// server's own, and waits until they are gone.
+    pub fn reset(&mut self) -> Result<()> {
+        for (_, pod) in std::mem::take(&mut self.pods) {
+            self.end_pod(pod)?;
+        }
+        let kinds = ["Deployment", "Service", "Endpoints", "EndpointSlice", "Pod"];
+        wait::until_ok("the namespace `default` to be empty", SETTLE, || {
+            let mut left = Vec::new();
+            for kind in kinds {
+                for name in self.names(kind)? {
+                    self.kubernetes().delete(kind, "default", &name, 0)?;
+                    left.push(format!("{kind} {name}"));
+                }
+            }
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })
+    }
+
+    /// The names of the objects of a kind in the namespace `default`, without the API server's own.
+    pub fn names(&self, kind: &str) -> Result<Vec<String>> {
+        let objects: Vec<Value> = self.kubernetes().list(kind, "default", "")?;
+        let names = objects.iter().filter_map(|object| object.pointer("/metadata/name")?.as_str());
+        Ok(names.filter(|name| *name != "kubernetes").map(str::to_owned).collect())
+    }
+
+    /// The ends of all logs.
+    pub fn log_tails(&self, lines: usize) -> String {
+        let mut logs: Vec<_> = std::fs::read_dir(self.record.dir().join("logs")).into_iter().flatten().flatten().collect();
+        logs.sort_by_key(std::fs::DirEntry::file_name);
+        logs.iter().map(|log| processes::tail(&log.path(), lines)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            record: &self.record,
+            tools: &self.tools,
+            pki: &self.control_plane.pki,
+            families: self.options.families,
+        }
+    }
+
+    fn pod_status(&self, pod: &Pod) -> Value {
+        let families = self.options.families;
+        pod::status(&pod.addresses.known(families), &pod.node.addresses.known(families), pod.spec.ready)
+    }
+}
+
+fn node_object(node: &Node, families: Families) -> Value {
+    let networks = node.known_pod_networks(families);
+    let addresses: Vec<Value> = node
+        .addresses
+        .known(families)
+        .into_iter()
+        .map(|ip| json!({"type": "InternalIP", "address": ip}))
+        .chain([json!({"type": "Hostname", "address": node.name})])
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": {
+            "kubernetes.io/hostname": node.name,
+            "topology.kubernetes.io/zone": format!("zone{}", node.number),
+        }},
+        "spec": {"podCIDR": networks.first(), "podCIDRs": networks},
+        "status": {
+            "addresses": addresses,
+            "capacity": {"cpu": "2", "memory": "4Gi", "pods": "250"},
+            "allocatable": {"cpu": "2", "memory": "4Gi", "pods": "250"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Bed"}],
+        },
+    })
+}

@@ -1,0 +1,200 @@
+//! The programs under test: Fairlead's two, or the genuine ones that they stand in for.
+//!
+//! Both halves can be switched on their own, so that a test that fails with ours and passes with the genuine one says
+//! where to look, and later tests can compare the two.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    control_plane::{self, flags},
+    netns::Netns,
+    pki::{self, Pki},
+    plan::{self, Families},
+    probe,
+    processes::{Process, Start},
+    record::Record,
+    tools::{self, Tools},
+    wait::{self, Look},
+};
+
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Whose program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Make {
+    /// Fairlead's.
+    #[default]
+    Ours,
+    /// Kubernetes' own.
+    Genuine,
+}
+
+impl Make {
+    /// From an environment variable: `genuine`, or `ours`, which is also the default.
+    pub fn from_env(variable: &str) -> Result<Self> {
+        match std::env::var(variable).as_deref() {
+            Ok("genuine") => Ok(Self::Genuine),
+            Ok("ours") | Err(_) => Ok(Self::Ours),
+            Ok(other) => bail!("{variable}={other}: expected `ours` or `genuine`"),
+        }
+    }
+}
+
+/// What starting a program needs to know of the bed.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Where logs go.
+    pub record: &'a Record,
+    /// The genuine programs.
+    pub tools: &'a Tools,
+    /// Kubeconfigs.
+    pub pki: &'a Pki,
+    /// Families of the cluster.
+    pub families: Families,
+}
+
+/// The half that writes Endpoints and EndpointSlices.
+#[derive(Debug)]
+pub struct Controller {
+    process: Process,
+    make: Make,
+}
+
+impl Controller {
+    /// Starts it in the control plane's namespace, and waits until it says that it is ready. `extra` flags are for ours.
+    pub fn start(place: Place<'_>, namespace: &Netns, make: Make, extra: &[&str]) -> Result<Self> {
+        if make == Make::Genuine {
+            let process = control_plane::start_controller_manager(
+                place.record,
+                namespace,
+                place.tools,
+                place.pki,
+                "endpoint-controllers",
+                control_plane::ENDPOINT_CONTROLLERS,
+            )?;
+            return Ok(Self { process, make });
+        }
+        let mut args = flags(&[("kubeconfig", place.pki.kubeconfig(pki::ADMIN).display().to_string())]);
+        args.extend(extra.iter().map(|flag| (*flag).to_owned()));
+        let program = tools::own_program("fairlead-controller")?;
+        let start = Start { name: "fairlead-controller", program: &program, args: &args, env: &[] };
+        let mut process = Process::start(place.record, namespace, &start)?;
+        await_page(&mut process, namespace, 8080, "/readyz")?;
+        Ok(Self { process, make })
+    }
+
+    /// Asks it to end, and expects it to do so soon and without complaint.
+    pub fn stop(mut self) -> Result<()> {
+        stop(&mut self.process, self.make)
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// The half that makes a node's kernel send traffic to the endpoints.
+#[derive(Debug)]
+pub struct Programmer {
+    process: Process,
+    make: Make,
+}
+
+impl Programmer {
+    /// Starts it in a node's namespace, and waits until it says that the node is programmed.
+    pub fn start(place: Place<'_>, namespace: &Netns, node: &plan::Node, make: Make, extra: &[&str]) -> Result<Self> {
+        let (program, mut args) = programmer(place, make)?;
+        args.push(format!("--hostname-override={}", node.name));
+        args.extend(extra.iter().map(|flag| (*flag).to_owned()));
+        let name = format!("programmer-{}", node.name);
+        let env = lock_file(place.record, &node.name);
+        let start = Start { name: &name, program: &program, args: &args, env: &env };
+        let mut process = Process::start(place.record, namespace, &start)?;
+        await_page(&mut process, namespace, 10256, "/healthz")?;
+        Ok(Self { process, make })
+    }
+
+    /// Runs it with `--cleanup` only, in a node's namespace.
+    pub fn clean_up(place: Place<'_>, namespace: &Arc<Netns>, node: &plan::Node, make: Make) -> Result<String> {
+        let (program, args) = programmer(place, make)?;
+        let mut command = Command::new(program);
+        command.args(args).arg("--cleanup").envs(lock_file(place.record, &node.name));
+        namespace.output(&mut command)
+    }
+
+    /// Asks it to end, and expects it to do so soon and without complaint.
+    pub fn stop(mut self) -> Result<()> {
+        stop(&mut self.process, self.make)
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// Each node is a machine of its own: it has its own lock.
+fn lock_file(record: &Record, node: &str) -> [(&'static str, String); 1] {
+    [("XTABLES_LOCKFILE", record.dir().join(format!("xtables-{node}.lock")).display().to_string())]
+}
+
+fn programmer(place: Place<'_>, make: Make) -> Result<(PathBuf, Vec<String>)> {
+    let mut args = flags(&[
+        ("kubeconfig", place.pki.kubeconfig(pki::PROXY).display().to_string()),
+        ("cluster-cidr", plan::cluster_networks(place.families).into()),
+    ]);
+    let program = match make {
+        Make::Ours => tools::own_program("fairlead-programmer")?,
+        Make::Genuine => {
+            // The conntrack limits are those of the whole machine, and not changed from a bed.
+            args.extend(flags(&[
+                ("proxy-mode", "iptables".into()),
+                ("conntrack-max-per-core", "0".into()),
+                ("conntrack-min", "0".into()),
+            ]));
+            place.tools.program("kube-proxy")
+        }
+    };
+    Ok((program, args))
+}
+
+fn await_page(process: &mut Process, namespace: &Netns, port: u16, path: &str) -> Result<()> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let what = format!("{} to answer 200 on {address}{path}", process.name());
+    wait::until(&what, READY_DEADLINE, || {
+        process.check()?;
+        Ok(match probe::http_get(namespace, address, path) {
+            Ok((200, _)) => Look::Done(()),
+            Ok((status, body)) => Look::NotYet(format!("{status} {}", body.trim())),
+            Err(error) => Look::NotYet(format!("{error:#}")),
+        })
+    })
+    .with_context(|| process.log_tail(40))
+}
+
+/// The genuine programs do not all handle SIGTERM.
+fn stop(process: &mut Process, make: Make) -> Result<()> {
+    let status = process.stop(STOP_DEADLINE)?;
+    ensure!(status.success() || make == Make::Genuine, "{} ended with {status}\n{}", process.name(), process.log_tail(30));
+    Ok(())
+}
+
+/// What of a node's rules mentions `word`, table by table, from iptables-save.
+pub fn rules_about(namespace: &Netns, word: &str) -> Result<Vec<String>> {
+    Ok(saved_rules(namespace)?.lines().filter(|line| line.contains(word)).map(str::to_owned).collect())
+}
+
+/// iptables-save of a node.
+pub fn saved_rules(namespace: &Netns) -> Result<String> {
+    namespace.output(Command::new(Path::new("iptables-save")).arg("--counters"))
+}

@@ -1,0 +1,83 @@
+//! Hints of `trafficDistribution`: which zone or node should prefer an endpoint (KEP-4444, KEP-3015).
+//!
+//! Invariants: only ready endpoints carry hints; without a distribution none does; a slice whose hints are right is not
+//! written for their sake.
+
+use fairlead_objects::{Endpoint, ForName, Hints, Service, labels};
+
+use crate::packing::{Packed, Rewrite};
+use crate::port::PortSet;
+
+/// What consumers should prefer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Distribution {
+    /// Nothing.
+    Anywhere,
+    /// Endpoints of their zone.
+    Zone,
+    /// Endpoints of their node, then of their zone.
+    Node,
+}
+
+impl Distribution {
+    /// What the Service asks for. The topology annotation has precedence; unknown values count as absent.
+    pub(crate) fn of(service: &Service) -> Self {
+        if is_topology_auto(service) {
+            return Self::Anywhere;
+        }
+        match service.traffic_distribution.as_deref() {
+            Some("PreferClose" | "PreferSameZone") => Self::Zone,
+            Some("PreferSameNode") => Self::Node,
+            _ => Self::Anywhere,
+        }
+    }
+
+    fn hints(self, endpoint: &Endpoint) -> Option<Box<Hints>> {
+        if self == Self::Anywhere || endpoint.conditions.ready != Some(true) {
+            return None;
+        }
+        let names = |name: Option<&String>| name.map(|name| ForName { name: name.clone() }).into_iter().collect();
+        let for_zones: Vec<ForName> = names(endpoint.zone.as_ref());
+        let node = endpoint.node_name.as_ref().filter(|_| self == Self::Node);
+        let hints = Hints { for_zones, for_nodes: names(node) };
+        (hints != Hints::default()).then(|| Box::new(hints))
+    }
+
+    /// Whether a stored endpoint need not be written. One that is not ready gets no traffic anyway, so with a
+    /// distribution its hints do not matter.
+    fn is_satisfied(self, endpoint: &Endpoint) -> bool {
+        let stored = endpoint.hints.as_ref().filter(|hints| ***hints != Hints::default());
+        let ignored = self != Self::Anywhere && endpoint.conditions.ready != Some(true);
+        ignored || stored == self.hints(endpoint).as_ref()
+    }
+
+    fn apply(self, endpoints: &mut [Endpoint]) {
+        for endpoint in endpoints {
+            endpoint.hints = self.hints(endpoint);
+        }
+    }
+}
+
+/// Whether the Service asks for hints by the annotation `topology-mode: Auto`.
+pub(crate) fn is_topology_auto(service: &Service) -> bool {
+    let annotation = |key| service.annotations.get(key).map(|value| &**value);
+    let mode = annotation(labels::TOPOLOGY_AWARE_HINTS).or_else(|| annotation(labels::TOPOLOGY_MODE));
+    matches!(mode, Some("Auto" | "auto"))
+}
+
+/// Puts the right hints on everything that is written, and adds slices whose hints are wrong.
+pub(crate) fn apply(packed: &mut Packed<'_>, distribution: Distribution) {
+    let wrong = |endpoint: &Endpoint| !distribution.is_satisfied(endpoint);
+    for existing in std::mem::take(&mut packed.unchanged) {
+        if existing.endpoints.iter().any(wrong) {
+            let ports = PortSet::new(existing.ports.iter().cloned());
+            packed.update.push(Rewrite { existing, ports, endpoints: existing.endpoints.clone() });
+        } else {
+            packed.unchanged.push(existing);
+        }
+    }
+    let created = packed.create.iter_mut().map(|draft| &mut draft.endpoints);
+    for endpoints in created.chain(packed.update.iter_mut().map(|rewrite| &mut rewrite.endpoints)) {
+        distribution.apply(endpoints);
+    }
+}

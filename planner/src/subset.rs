@@ -1,0 +1,181 @@
+//! Subsets of Endpoints: their canonical form, and how they are cut down to size.
+//!
+//! Invariants of the canonical form (upstream's RepackSubsets): the grouping is the minimal one; an address is not both
+//! ready and not ready for a port; the order of everything depends on the contents only.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fairlead_objects::{EndpointAddress, EndpointPort, EndpointSubset};
+
+use crate::digest::Digest;
+
+/// Brings subsets into canonical form.
+pub fn repack(subsets: &[EndpointSubset]) -> Vec<EndpointSubset> {
+    let mut packer = Packer::default();
+    for subset in subsets {
+        for (addresses, ready) in [(&subset.addresses, true), (&subset.not_ready_addresses, false)] {
+            for address in addresses {
+                let address = packer.address(address);
+                if subset.ports.is_empty() {
+                    packer.add(None, address, ready);
+                }
+                for port in &subset.ports {
+                    packer.add(Some(port), address, ready);
+                }
+            }
+        }
+    }
+    packer.finish()
+}
+
+/// Collects which addresses serve which port, and groups ports that are served by the same addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Packer {
+    addresses: Vec<EndpointAddress>,
+    by_identity: HashMap<(String, String), usize>,
+    /// Address (by position) and whether it is ready, per port; `None` is "no port".
+    ports: BTreeMap<Option<EndpointPort>, BTreeMap<usize, bool>>,
+}
+
+impl Packer {
+    /// The position of an address. The first record of the same address and uid stands for all of them.
+    pub(crate) fn address(&mut self, address: &EndpointAddress) -> usize {
+        let identity = (address.ip.clone(), uid(address).unwrap_or_default().to_owned());
+        *self.by_identity.entry(identity).or_insert_with(|| {
+            self.addresses.push(address.clone());
+            self.addresses.len() - 1
+        })
+    }
+
+    /// Says that an address serves a port. If it is said to be ready and not ready, it is not ready.
+    pub(crate) fn add(&mut self, port: Option<&EndpointPort>, address: usize, ready: bool) {
+        let members = self.ports.entry(port.cloned()).or_default();
+        members.entry(address).and_modify(|known| *known &= ready).or_insert(ready);
+    }
+
+    pub(crate) fn finish(self) -> Vec<EndpointSubset> {
+        let Self { addresses, ports, .. } = self;
+        let mut groups: BTreeMap<BTreeMap<usize, bool>, Vec<EndpointPort>> = BTreeMap::new();
+        for (port, members) in ports {
+            // A port without a number is no port, but its addresses are still listed.
+            groups.entry(members).or_default().extend(port.filter(|port| port.port > 0));
+        }
+        let mut subsets: Vec<(Digest, EndpointSubset)> = groups
+            .into_iter()
+            .map(|(members, ports)| {
+                let subset = subset(&addresses, &members, ports);
+                (Digest::of_subset(&subset), subset)
+            })
+            .collect();
+        subsets.sort_by_key(|(digest, _)| *digest);
+        subsets.into_iter().map(|(_, subset)| subset).collect()
+    }
+}
+
+fn subset(
+    addresses: &[EndpointAddress],
+    members: &BTreeMap<usize, bool>,
+    mut ports: Vec<EndpointPort>,
+) -> EndpointSubset {
+    let of = |wanted: bool| {
+        let members = members.iter().filter(|(_, ready)| **ready == wanted);
+        let mut of: Vec<EndpointAddress> = members.filter_map(|(i, _)| addresses.get(*i).cloned()).collect();
+        of.sort_by(|a, b| (&a.ip, uid(a)).cmp(&(&b.ip, uid(b))));
+        of
+    };
+    ports.sort_by_cached_key(Digest::of_port);
+    EndpointSubset { addresses: of(true), not_ready_addresses: of(false), ports }
+}
+
+fn uid(address: &EndpointAddress) -> Option<&str> {
+    address.target_ref.as_deref().map(|reference| reference.uid.as_str())
+}
+
+/// How many addresses subsets hold: ready ones and others. An address in two subsets counts twice.
+pub(crate) fn count(subsets: &[EndpointSubset]) -> (usize, usize) {
+    subsets.iter().fold((0, 0), |(ready, not_ready), subset| {
+        (ready + subset.addresses.len(), not_ready + subset.not_ready_addresses.len())
+    })
+}
+
+/// Cuts subsets down to `capacity` addresses, ready ones first, every subset in proportion. Returns how many addresses
+/// were dropped.
+pub(crate) fn truncate(subsets: &mut [EndpointSubset], capacity: usize) -> usize {
+    let (ready, not_ready) = count(subsets);
+    if ready + not_ready <= capacity {
+        return 0;
+    }
+    if ready > capacity {
+        for subset in &mut *subsets {
+            subset.not_ready_addresses.clear();
+        }
+        share(subsets.iter_mut().map(|subset| &mut subset.addresses), ready, capacity);
+    } else {
+        share(subsets.iter_mut().map(|subset| &mut subset.not_ready_addresses), not_ready, capacity - ready);
+    }
+    let (kept_ready, kept_not_ready) = count(subsets);
+    ready + not_ready - kept_ready - kept_not_ready
+}
+
+fn share<'a>(lists: impl Iterator<Item = &'a mut Vec<EndpointAddress>>, total: usize, budget: usize) {
+    let mut left = budget;
+    for list in lists {
+        let keep = portion(list.len(), total, budget).min(left);
+        list.truncate(keep);
+        left -= list.len();
+    }
+}
+
+/// Rounded up as upstream does: the division and the multiplication are those of 64-bit floating point.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of addresses are far below 2^52 and never negative"
+)]
+fn portion(count: usize, total: usize, budget: usize) -> usize {
+    ((count as f64 / total as f64) * budget as f64).ceil() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(ready: &[usize], not_ready: &[usize]) -> Vec<EndpointSubset> {
+        let addresses = |n: usize| {
+            (0..n).map(|i| EndpointAddress { ip: format!("10.0.{}.{}", i / 256, i % 256), ..Default::default() })
+        };
+        (0..ready.len().max(not_ready.len()))
+            .map(|i| EndpointSubset {
+                addresses: addresses(ready.get(i).copied().unwrap_or(0)).collect(),
+                not_ready_addresses: addresses(not_ready.get(i).copied().unwrap_or(0)).collect(),
+                ports: vec![EndpointPort { port: i32::try_from(i).unwrap() + 1, ..Default::default() }],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn truncation_shares_the_capacity_as_upstream_does() {
+        type Counts<'a> = (&'a [usize], &'a [usize]);
+        let cases: [(Counts<'_>, Counts<'_>); 5] = [
+            ((&[], &[]), (&[], &[])),
+            ((&[3], &[4]), (&[3], &[4])),
+            ((&[500, 300], &[100, 100]), (&[500, 300], &[100, 100])),
+            ((&[205, 400, 402, 400, 693], &[7, 0, 0, 0, 0]), (&[98, 191, 192, 191, 328], &[0, 0, 0, 0, 0])),
+            (
+                (&[90, 110, 50, 10, 20], &[101, 200, 200, 201, 298]),
+                (&[90, 110, 50, 10, 20], &[73, 144, 144, 145, 214]),
+            ),
+        ];
+        for ((ready, not_ready), (kept_ready, kept_not_ready)) in cases {
+            let mut subsets = filled(ready, not_ready);
+            let before = count(&subsets);
+            let dropped = truncate(&mut subsets, 1000);
+            let lengths: (Vec<_>, Vec<_>) =
+                subsets.iter().map(|s| (s.addresses.len(), s.not_ready_addresses.len())).unzip();
+            assert_eq!((&lengths.0[..], &lengths.1[..]), (kept_ready, kept_not_ready));
+            let after = count(&subsets);
+            assert_eq!(dropped, before.0 + before.1 - after.0 - after.1);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The packet filter as the rest of the crate sees it: text in, text out, errors that say what was refused.
+//!
+//! [`Netfilter`] is the only seam between the sync loop and the kernel. [`Tool`] drives the iptables programs; tests
+//! drive an in-memory model. iptables is driven through its command line because that is the only stable interface it
+//! has, and because both variants (legacy and nft) stand behind the same one.
+//!
+//! Invariants: one value is one address family; nothing here decides what the rules are; a failed restore changed
+//! nothing in the table that failed (each table of a document is committed atomically).
+
+use std::{fmt, future::Future};
+
+pub mod detection;
+pub mod features;
+pub mod refusal;
+pub mod tool;
+
+#[cfg(test)]
+pub(crate) mod model;
+
+pub use detection::detect;
+pub use features::Features;
+pub use refusal::Refusal;
+pub use tool::{Tool, ToolError};
+
+/// Which kernel interface the iptables programs write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Variant {
+    /// Rules are written to nf_tables; a change costs what changed.
+    Nft,
+    /// Rules are written to x_tables; a change copies the whole table.
+    Legacy,
+}
+
+impl Variant {
+    /// The infix of the programs' names: `iptables-nft-restore`.
+    pub fn infix(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.infix())
+    }
+}
+
+/// Reading and writing the rules of one family. All calls wait for the kernel, so they are futures.
+pub trait Netfilter: Send + Sync + 'static {
+    /// The variant that stands behind it.
+    fn variant(&self) -> Variant;
+
+    /// `iptables-save -t TABLE`: everything in the table, whoever made it. Empty if the table does not exist.
+    fn save(&self, table: &str) -> impl Future<Output = Result<String, ToolError>> + Send;
+
+    /// `iptables-restore --noflush --counters`: chains that the document declares are replaced, all others stay.
+    fn restore(&self, document: &str) -> impl Future<Output = Result<(), ToolError>> + Send;
+}
+
+/// Whether the output of a save declares `chain`.
+pub fn declares(save: &str, chain: &str) -> bool {
+    save.lines().any(|line| line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) == Some(chain))
+}
