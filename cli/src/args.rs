@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fairlead_objects::{Family, Protocol, ServiceKey, parse_address};
 use ipnet::IpNet;
 
-/// What this build cannot do yet, as opposed to what the user did wrong.
+/// What it is for.
 const ABOUT: &str = "Renders, explains and traces Kubernetes Services by the planner and the compiler that \
     fairlead-controller and fairlead-programmer use, from files and without a cluster";
 
@@ -181,7 +181,7 @@ pub(crate) struct Trace {
     /// Source address of the packet; one of the node's own starts in OUTPUT.
     #[arg(long, value_name = "IP", value_parser = address)]
     pub(crate) from: IpAddr,
-    /// Where the packet goes, such as 10.96.0.10:80/TCP or [fd00::10]:80/TCP.
+    /// Where the packet goes, such as 10.96.0.10:80/TCP; IPv6 addresses stand in brackets.
     #[arg(long, value_name = "IP:PORT/PROTO")]
     pub(crate) to: Destination,
     #[command(flatten)]
@@ -254,7 +254,13 @@ mod tests {
         let destination: Destination = "[fd00::10]:53/udp".parse().unwrap();
         assert_eq!(destination.address.to_string(), "fd00::10");
         assert_eq!((destination.port, destination.protocol), (53, Protocol::Udp));
-        for text in ["10.96.0.10:80", "10.96.0.10/TCP", "fd00::10:53/UDP", "10.96.0.10:99999/TCP", "10.96.0.10:80/ICMP"] {
+        for text in [
+            "10.96.0.10:80",
+            "10.96.0.10/TCP",
+            "fd00::10:53/UDP",
+            "10.96.0.10:99999/TCP",
+            "10.96.0.10:80/ICMP",
+        ] {
             assert!(text.parse::<Destination>().is_err(), "{text}");
         }
     }

@@ -16,7 +16,7 @@ const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 
 /// Bits of a packet mark.
-const MARK_BITS: u32 = 32;
+const MARK_BITS: u8 = 32;
 
 /// Fields that shape rules.
 const APPLIED: &[&str] = &[
@@ -70,6 +70,15 @@ pub(crate) enum DetectLocal {
     Prefix(String),
 }
 
+/// Which addresses of the node accept node ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NodePortAddresses {
+    /// Those in these networks; all if there are none.
+    Networks(Vec<IpNet>),
+    /// The node's address only.
+    Primary,
+}
+
 /// What shapes the rules of a node, with kube-proxy's defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -77,9 +86,8 @@ pub(crate) struct Settings {
     pub(crate) detect_local: DetectLocal,
     pub(crate) localhost_node_ports: bool,
     pub(crate) masquerade_all: bool,
-    pub(crate) masquerade_bit: u32,
-    /// Networks whose addresses accept node ports; empty for all.
-    pub(crate) node_port_addresses: Vec<IpNet>,
+    pub(crate) masquerade_bit: u8,
+    pub(crate) node_port_addresses: NodePortAddresses,
 }
 
 impl Default for Settings {
@@ -90,7 +98,7 @@ impl Default for Settings {
             localhost_node_ports: true,
             masquerade_all: false,
             masquerade_bit: 14,
-            node_port_addresses: Vec::new(),
+            node_port_addresses: NodePortAddresses::Networks(Vec::new()),
         }
     }
 }
@@ -121,7 +129,7 @@ struct DetectLocalFields {
 struct IptablesFields {
     localhost_node_ports: Option<bool>,
     masquerade_all: Option<bool>,
-    masquerade_bit: Option<u32>,
+    masquerade_bit: Option<u8>,
 }
 
 /// Reads a configuration file. Returns the settings and the warnings.
@@ -141,6 +149,7 @@ fn parse(source: &Source) -> Result<(Settings, Vec<String>), Vec<Problem>> {
     }
     let mut reader = Reader { document: &document, problems: Vec::new() };
     let settings = reader.settings(fields);
+    reader.problems.sort_by_key(|problem| problem.line);
     if reader.problems.is_empty() { Ok((settings, warnings)) } else { Err(reader.problems) }
 }
 
@@ -216,23 +225,26 @@ impl Reader<'_> {
             localhost_node_ports: iptables.localhost_node_ports.unwrap_or(defaults.localhost_node_ports),
             masquerade_all: iptables.masquerade_all.unwrap_or(defaults.masquerade_all),
             masquerade_bit,
-            node_port_addresses: self.networks("nodePortAddresses", fields.node_port_addresses.iter().flatten()),
+            node_port_addresses: self.node_port_addresses(&fields.node_port_addresses.unwrap_or_default()),
         }
     }
 
     /// The unspecified address is the default and says nothing about the node.
     fn bind_address(&mut self, text: Option<&str>) -> Option<IpAddr> {
         let text = text.filter(|text| !text.is_empty())?;
-        match parse_address(text) {
-            Ok(address) => Some(address).filter(|address| !address.is_unspecified()),
-            Err(_) => {
-                self.problem("bindAddress", format!("found {text:?}, expected an IPv4 or IPv6 address"));
-                None
-            }
+        if let Ok(address) = parse_address(text) {
+            return Some(address).filter(|address| !address.is_unspecified());
         }
+        self.problem("bindAddress", format!("found {text:?}, expected an IPv4 or IPv6 address"));
+        None
     }
 
-    fn detect_local(&mut self, mode: Option<&str>, cluster: Option<&str>, by: DetectLocalFields) -> DetectLocal {
+    fn detect_local(
+        &mut self,
+        mode: Option<&str>,
+        cluster: Option<&str>,
+        by: DetectLocalFields,
+    ) -> DetectLocal {
         const MODES: [&str; 5] = ["", "BridgeInterface", "ClusterCIDR", "InterfaceNamePrefix", "NodeCIDR"];
         self.one_of("detectLocalMode", mode, &MODES);
         match mode {
@@ -240,20 +252,31 @@ impl Reader<'_> {
             Some("BridgeInterface") => {
                 DetectLocal::Bridge(self.interface("detectLocal.bridgeInterface", by.bridge_interface))
             }
-            Some("InterfaceNamePrefix") => {
-                DetectLocal::Prefix(self.interface("detectLocal.interfaceNamePrefix", by.interface_name_prefix))
-            }
+            Some("InterfaceNamePrefix") => DetectLocal::Prefix(
+                self.interface("detectLocal.interfaceNamePrefix", by.interface_name_prefix),
+            ),
             _ => {
-                let networks = cluster.unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty());
+                let networks =
+                    cluster.unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty());
                 DetectLocal::ClusterCidr(self.networks("clusterCIDR", networks))
             }
+        }
+    }
+
+    fn node_port_addresses(&mut self, texts: &[String]) -> NodePortAddresses {
+        match texts {
+            [text] if text == "primary" => NodePortAddresses::Primary,
+            texts => NodePortAddresses::Networks(self.networks("nodePortAddresses", texts)),
         }
     }
 
     fn interface(&mut self, field: &str, name: Option<String>) -> String {
         let name = name.unwrap_or_default();
         if name.is_empty() {
-            self.problem(field, "missing; expected the name of an interface, as detectLocalMode says".to_owned());
+            self.problem(
+                field,
+                "missing; expected the name of an interface, as detectLocalMode says".to_owned(),
+            );
         }
         name
     }
@@ -304,20 +327,27 @@ mod tests {
 
     #[test]
     fn fields_that_are_not_applied_are_named() {
-        let (_, warnings) = parsed("mode: ipvs\nclientConnection: {qps: 5}\niptables: {masquerade: true}\nfoo: [1]\n").unwrap();
-        assert_eq!(warnings, [
-            "warning: proxy.yaml: does not shape rules: clientConnection",
-            "warning: proxy.yaml: unknown field: foo",
-            "warning: proxy.yaml: unknown field: iptables.masquerade",
-            "warning: proxy.yaml: mode ipvs is read as iptables",
-        ]);
+        let (_, warnings) =
+            parsed("mode: ipvs\nclientConnection: {qps: 5}\niptables: {masquerade: true}\nfoo: [1]\n")
+                .unwrap();
+        assert_eq!(
+            warnings,
+            [
+                "warning: proxy.yaml: does not shape rules: clientConnection",
+                "warning: proxy.yaml: unknown field: foo",
+                "warning: proxy.yaml: unknown field: iptables.masquerade",
+                "warning: proxy.yaml: mode ipvs is read as iptables",
+            ]
+        );
     }
 
     #[test]
     fn wrong_values_are_all_named() {
-        let problems = parsed("bindAddress: here\ndetectLocalMode: BridgeInterface\niptables: {masqueradeBit: 32}\n").unwrap_err();
+        let problems =
+            parsed("bindAddress: here\ndetectLocalMode: BridgeInterface\niptables: {masqueradeBit: 32}\n")
+                .unwrap_err();
         let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
-        assert_eq!(fields, ["iptables.masqueradeBit", "bindAddress", "detectLocal.bridgeInterface"]);
+        assert_eq!(fields, ["detectLocal.bridgeInterface", "bindAddress", "iptables.masqueradeBit"]);
     }
 
     #[test]

@@ -13,7 +13,11 @@ mod fields;
 mod problem;
 mod source;
 
-use std::{collections::{BTreeMap, BTreeSet}, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use fairlead_objects::{EndpointSlice, Endpoints, Node, Pod, Service, ServiceKey};
 

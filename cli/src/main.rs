@@ -13,6 +13,7 @@ mod args;
 mod config;
 mod defaulting;
 mod input;
+mod node;
 mod output;
 mod render;
 mod snapshot;
@@ -51,8 +52,10 @@ fn main() -> ExitCode {
 fn answer(command: &Command) -> anyhow::Result<Answer> {
     match command {
         Command::Render(Render::Endpoints(args)) => render::endpoints::run(args),
-        Command::Render(Render::Rules(args)) => bail!("{args:?}"),
-        Command::Explain(Explain::Service(_)) => bail!("fairlead explain is not yet possible in this version"),
+        Command::Render(Render::Rules(args)) => render::rules::run(args),
+        Command::Explain(Explain::Service(_)) => {
+            bail!("fairlead explain is not yet possible in this version")
+        }
         Command::Trace(_) => bail!("fairlead trace is not yet possible in this version"),
     }
 }

@@ -49,7 +49,8 @@ struct List<'a> {
 pub(crate) fn manifests(objects: &[Manifest], format: OutputFormat) -> anyhow::Result<String> {
     match format {
         OutputFormat::Yaml => {
-            let documents: Vec<String> = objects.iter().map(serde_saphyr::to_string).collect::<Result<_, _>>()?;
+            let documents: Vec<String> =
+                objects.iter().map(serde_saphyr::to_string).collect::<Result<_, _>>()?;
             Ok(documents.join("---\n"))
         }
         OutputFormat::Json => json(&List { api_version: "v1", kind: "List", items: objects }),

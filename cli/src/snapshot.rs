@@ -61,7 +61,8 @@ impl<'a> Snapshot<'a> {
 
     fn members(&self, service: &Service) -> Vec<&'a Pod> {
         let Some(selector) = &service.selector else { return Vec::new() };
-        let candidates = selector.iter().map(|(key, value)| self.labelled(&service.key.namespace, key, value));
+        let candidates =
+            selector.iter().map(|(key, value)| self.labelled(&service.key.namespace, key, value));
         let fewest = candidates.min_by_key(|pods| pods.len()).unwrap_or_default();
         fewest.iter().copied().filter(|pod| selects(selector, &pod.labels)).collect()
     }

@@ -60,7 +60,9 @@ impl Config {
     /// Whether node ports are open on loopback: then the shell sets `route_localnet`, and KUBE-FIREWALL is ours to write.
     pub fn localhost_node_ports_active(&self, family: Family) -> bool {
         let loopback: fn(&IpNet) -> bool = |net| match net {
-            IpNet::V4(net) => net.network().is_loopback() || net.contains(&std::net::Ipv4Addr::new(127, 0, 0, 0)),
+            IpNet::V4(net) => {
+                net.network().is_loopback() || net.contains(&std::net::Ipv4Addr::new(127, 0, 0, 0))
+            }
             IpNet::V6(_) => false,
         };
         family == Family::V4
@@ -116,7 +118,9 @@ impl Detector {
             Self::Cidr(net) if Family::of(net.addr()) != family => return None,
             Self::Cidr(net) => Match::Source { net: net.trunc(), negated },
             Self::Bridge(name) => Match::InInterface { name: InterfaceName::new(Arc::clone(name)), negated },
-            Self::Prefix(prefix) => Match::InInterface { name: InterfaceName::new(format!("{prefix}+")), negated },
+            Self::Prefix(prefix) => {
+                Match::InInterface { name: InterfaceName::new(format!("{prefix}+")), negated }
+            }
         })
     }
 }

@@ -132,6 +132,11 @@ impl Match {
         self.rank() <= 4
     }
 
+    /// Whether it is a zero network.
+    pub(crate) fn is_always_true(&self) -> bool {
+        matches!(self, Self::Source { net, negated: false } | Self::Destination { net, negated: false } if net.prefix_len() == 0)
+    }
+
     /// `-p` of one of the protocols of Services.
     pub(crate) fn protocol(protocol: Protocol) -> Self {
         Self::Protocol { protocol: IpProtocol::Transport(protocol), negated: false }
@@ -184,7 +189,11 @@ impl PortRange {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}:{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}:{}", self.first, self.last)
+        }
     }
 }
 

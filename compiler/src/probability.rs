@@ -99,7 +99,9 @@ impl Share {
         let (c, d) = (u128::from(self.denominator), u128::from(other.denominator));
         let common = gcd(c, d);
         match (a.checked_mul(d / common), b.checked_mul(c / common)) {
-            (Some(left), Some(right)) => Self::reduced(left.saturating_add(right), (c / common).saturating_mul(d)),
+            (Some(left), Some(right)) => {
+                Self::reduced(left.saturating_add(right), (c / common).saturating_mul(d))
+            }
             _ => self,
         }
     }

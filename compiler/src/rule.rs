@@ -27,9 +27,12 @@ impl Rule {
         Self { target: Some(target), ..Self::default() }
     }
 
-    /// Adds a match, at its place.
+    /// Adds a match, at its place. "From anywhere" and "to anywhere" are no matches: the kernel keeps none.
     #[must_use]
     pub fn when(mut self, condition: Match) -> Self {
+        if condition.is_always_true() {
+            return self;
+        }
         let at = self.matches.partition_point(|other| other.rank() <= condition.rank());
         self.matches.insert(at, condition);
         self

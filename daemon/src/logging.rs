@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-/// What is logged of libraries when the filter is one plain level: their warnings about requests that are retried are
+/// What is not logged of libraries when the filter is one plain level: their errors about requests that are retried are
 /// repeated by us in plain words, once per change instead of once per attempt.
-const QUIET: [&str; 3] = ["kube_runtime=error", "kube_client=error", "kube_lease_manager=off"];
+const QUIET: [&str; 3] = ["kube_runtime=off", "kube_client=off", "kube_lease_manager=off"];
 
 /// Flags of logging.
 #[derive(Args, Clone, Debug, Serialize)]
@@ -39,7 +39,9 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter does not parse.
-    #[error("--log-level (or FAIRLEAD_LOG) {filter:?} is not a log filter; expected e.g. info, or warn,fairlead_controller=debug")]
+    #[error(
+        "--log-level (or FAIRLEAD_LOG) {filter:?} is not a log filter; expected e.g. info, or warn,fairlead_controller=debug"
+    )]
     Filter {
         /// What was given.
         filter: String,
@@ -68,7 +70,8 @@ impl LogFlags {
     pub fn filter(&self) -> Result<EnvFilter, LogError> {
         let error = |source| LogError::Filter { filter: self.log_level.clone(), source };
         let mut filter = EnvFilter::builder().parse(&self.log_level).map_err(error)?;
-        let plain = ["error", "warn", "info", "debug"].contains(&self.log_level.to_ascii_lowercase().as_str());
+        let plain =
+            ["error", "warn", "info", "debug"].contains(&self.log_level.to_ascii_lowercase().as_str());
         if plain {
             for directive in QUIET {
                 filter = filter.add_directive(directive.parse().map_err(error)?);
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn plain_level_keeps_libraries_quiet_and_a_list_is_taken_as_written() {
-        assert!(flags("info").filter().unwrap().to_string().contains("kube_runtime=error"));
+        assert!(flags("info").filter().unwrap().to_string().contains("kube_runtime=off"));
         assert!(!flags("info,kube=debug").filter().unwrap().to_string().contains("kube_runtime"));
     }
 

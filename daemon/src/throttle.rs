@@ -25,9 +25,8 @@ impl Throttle {
     /// At most `per_second` on average and `burst` at once; no limit if `per_second` is not positive.
     pub fn new(per_second: f64, burst: u32) -> Self {
         let interval = Duration::try_from_secs_f64(1.0 / per_second).ok().filter(|_| per_second > 0.0);
-        let bucket = interval.map(|interval| {
-            Mutex::new(Bucket { interval, burst: burst.max(1), full_at: Instant::now() })
-        });
+        let bucket = interval
+            .map(|interval| Mutex::new(Bucket { interval, burst: burst.max(1), full_at: Instant::now() }));
         Self { bucket }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     netns::Netns,
     network::Network,
     pki,
-    plan::{self, Families, Node},
+    plan::{Families, Node},
     pod::{self, Pod, PodSpec},
     probe::Client,
     processes,
@@ -74,6 +74,8 @@ pub enum From<'a> {
     Node(u8),
     /// On a host outside the cluster.
     Outside,
+    /// On the host of a server outside the cluster, by that server's address.
+    External(Ipv4Addr),
     /// On the control plane's host.
     ControlPlane,
 }
@@ -82,6 +84,7 @@ pub enum From<'a> {
 struct External {
     address: Ipv4Addr,
     netns: Arc<Netns>,
+    #[expect(dead_code, reason = "servers answer as long as somebody holds them")]
     servers: Vec<Server>,
 }
 
@@ -94,6 +97,7 @@ pub struct Bed {
     controller: Option<Controller>,
     programmers: BTreeMap<u8, Programmer>,
     pods: BTreeMap<(String, String), Pod>,
+    last_addresses: BTreeMap<u8, u8>,
     externals: Vec<External>,
     control_plane: ControlPlane,
     network: Network,
@@ -110,14 +114,20 @@ impl Bed {
         let record = Record::open()?;
         let plan: Vec<Node> = (1..=options.nodes).map(Node::new).collect();
         let network = Network::build(&record, &plan).context("building the network")?;
-        let control_plane =
-            ControlPlane::start(&record, &network.control_plane, &tools, options.families, &options.controllers)
-                .context("starting the control plane")?;
+        let control_plane = ControlPlane::start(
+            &record,
+            &network.control_plane,
+            &tools,
+            options.families,
+            &options.controllers,
+        )
+        .context("starting the control plane")?;
         let bed = Self {
             options,
             controller: None,
             programmers: BTreeMap::new(),
             pods: BTreeMap::new(),
+            last_addresses: BTreeMap::new(),
             externals: Vec::new(),
             control_plane,
             network,
@@ -160,7 +170,8 @@ impl Bed {
     /// Starts the programmer of the n-th node, from 1, with more flags.
     pub fn start_programmer(&mut self, node: u8, extra: &[&str]) -> Result<()> {
         let plan = self.node(node)?;
-        let started = Programmer::start(self.place(), self.node_netns(node)?, plan, self.options.programmer, extra)?;
+        let started =
+            Programmer::start(self.place(), self.node_netns(node)?, plan, self.options.programmer, extra)?;
         self.programmers.insert(node, started);
         Ok(())
     }
@@ -242,6 +253,10 @@ impl Bed {
             From::Pod(name) => &self.pod(name)?.netns,
             From::Node(number) => self.node_netns(number)?,
             From::Outside => &self.network.outside,
+            From::External(address) => {
+                let found = self.externals.iter().find(|external| external.address == address);
+                &found.with_context(|| format!("no server at {address}"))?.netns
+            }
             From::ControlPlane => &self.network.control_plane,
         }))
     }
@@ -260,9 +275,7 @@ impl Bed {
     /// Makes a Pod: namespace, link, servers, object, status.
     pub fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
         let node = self.node(spec.node)?.clone();
-        let taken: Vec<u8> =
-            self.pods.values().filter(|pod| pod.node.number == node.number).map(|pod| pod.number).collect();
-        let number = (2..=254).find(|n| !taken.contains(n)).context("the Pod network is full")?;
+        let number = self.next_address(&node)?;
         let name = format!("pod-{}-{}", spec.namespace, spec.name);
         let netns = self.network.add_pod(&self.record, &node, number, &name)?;
         let addresses = node.pod(number);
@@ -274,6 +287,18 @@ impl Bed {
         self.kubernetes().apply(&object)?;
         self.pods.insert((pod.spec.namespace.clone(), pod.spec.name.clone()), pod);
         Ok(())
+    }
+
+    /// As real address managers do: an address is used again as late as possible, because the kernel remembers the
+    /// connections of the Pod that had it.
+    fn next_address(&mut self, node: &Node) -> Result<u8> {
+        let taken: Vec<u8> =
+            self.pods.values().filter(|pod| pod.node.number == node.number).map(|pod| pod.number).collect();
+        let last = self.last_addresses.entry(node.number).or_insert(1);
+        let mut following = (*last..=254).skip(1).chain(2..=254);
+        let next = following.find(|number| !taken.contains(number)).context("the Pod network is full")?;
+        *last = next;
+        Ok(next)
     }
 
     /// Makes a Pod of the namespace `default` ready or not.
@@ -296,14 +321,13 @@ impl Bed {
     pub fn delete_pod(&mut self, name: &str) -> Result<()> {
         let key = ("default".to_owned(), name.to_owned());
         let pod = self.pods.remove(&key).with_context(|| format!("no Pod {name}"))?;
-        self.end_pod(pod)
+        self.end_pod(&pod)
     }
 
-    fn end_pod(&self, pod: Pod) -> Result<()> {
+    fn end_pod(&self, pod: &Pod) -> Result<()> {
         self.kubernetes().delete("Pod", &pod.spec.namespace, &pod.spec.name, 0)?;
-        let (node, number) = (pod.node.clone(), pod.number);
-        drop(pod);
-        self.network.remove_pod(&node, number)
+        // The link first: it would go with the namespace, at a moment of the kernel's choice.
+        self.network.remove_pod(&pod.node, pod.number)
     }
 
     /// A server outside the cluster, at an address that nodes and Pods have a route to.
@@ -395,7 +419,7 @@ impl Bed {
     /// server's own, and waits until they are gone.
     pub fn reset(&mut self) -> Result<()> {
         for (_, pod) in std::mem::take(&mut self.pods) {
-            self.end_pod(pod)?;
+            self.end_pod(&pod)?;
         }
         let kinds = ["Deployment", "Service", "Endpoints", "EndpointSlice", "Pod"];
         wait::until_ok("the namespace `default` to be empty", SETTLE, || {
@@ -408,7 +432,12 @@ impl Bed {
             }
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
-        })
+        })?;
+        // Nor do connections of one case meet those of the next.
+        self.network
+            .nodes
+            .iter()
+            .try_for_each(|node| node.output(Command::new("conntrack").arg("-F")).map(drop))
     }
 
     /// The names of the objects of a kind in the namespace `default`, without the API server's own.
@@ -418,11 +447,24 @@ impl Bed {
         Ok(names.filter(|name| *name != "kubernetes").map(str::to_owned).collect())
     }
 
-    /// The ends of all logs.
-    pub fn log_tails(&self, lines: usize) -> String {
-        let mut logs: Vec<_> = std::fs::read_dir(self.record.dir().join("logs")).into_iter().flatten().flatten().collect();
-        logs.sort_by_key(std::fs::DirEntry::file_name);
-        logs.iter().map(|log| processes::tail(&log.path(), lines)).collect::<Vec<_>>().join("\n")
+    /// The lines of the n-th node's `iptables-save --counters` that mention `word`.
+    pub fn rules_about(&self, node: u8, word: &str) -> Result<Vec<String>> {
+        let saved = self.node_netns(node)?.output(Command::new("iptables-save").arg("--counters"))?;
+        Ok(saved.lines().filter(|line| line.contains(word)).map(str::to_owned).collect())
+    }
+
+    /// The ends of the logs of the programs under test, and the last lines of the others.
+    pub fn log_tails(&self) -> String {
+        let logs = std::fs::read_dir(self.record.dir().join("logs")).into_iter().flatten().flatten();
+        let mut logs: Vec<(usize, PathBuf)> = logs
+            .map(|log| {
+                let name = log.file_name();
+                let cluster = ["etcd.log", "kube-apiserver.log", "kube-controller-manager.log"];
+                (if cluster.iter().any(|quiet| name == *quiet) { 3 } else { 25 }, log.path())
+            })
+            .collect();
+        logs.sort();
+        logs.iter().map(|(lines, path)| processes::tail(path, *lines)).collect::<Vec<_>>().join("\n")
     }
 
     fn place(&self) -> Place<'_> {

@@ -24,7 +24,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 pub const BASE_CONTROLLERS: &str = "namespace-controller,garbage-collector-controller";
 
 /// The controllers that Fairlead replaces.
-pub const ENDPOINT_CONTROLLERS: &str = "endpoints-controller,endpointslice-controller,endpointslice-mirroring-controller";
+pub const ENDPOINT_CONTROLLERS: &str =
+    "endpoints-controller,endpointslice-controller,endpointslice-mirroring-controller";
 
 /// A running control plane.
 #[derive(Debug)]
@@ -58,7 +59,8 @@ impl ControlPlane {
         let mut running = [etcd, api_server];
         await_ready(&kubernetes, &mut running)?;
         let [etcd, api_server] = running;
-        let controllers = start_controller_manager(record, namespace, tools, &pki, "kube-controller-manager", controllers)?;
+        let controllers =
+            start_controller_manager(record, namespace, tools, &pki, "kube-controller-manager", controllers)?;
         Ok(Self { kubernetes, pki, controllers, api_server, etcd })
     }
 
@@ -100,14 +102,18 @@ fn start_api_server(
         ("tls-cert-file", file("apiserver.crt")),
         ("tls-private-key-file", file("apiserver.key")),
         ("service-account-issuer", "https://kubernetes.default.svc".into()),
-        ("service-account-key-file", file("service-accounts.key")),
+        ("service-account-key-file", file("service-accounts.pub")),
         ("service-account-signing-key-file", file("service-accounts.key")),
         ("authorization-mode", "Node,RBAC".into()),
         // No controller makes ServiceAccounts here, and no kubelet mounts their tokens.
         ("disable-admission-plugins", "ServiceAccount".into()),
     ]);
     let program = tools.program("kube-apiserver");
-    Process::start(record, namespace, &Start { name: "kube-apiserver", program: &program, args: &args, env: &[] })
+    Process::start(
+        record,
+        namespace,
+        &Start { name: "kube-apiserver", program: &program, args: &args, env: &[] },
+    )
 }
 
 /// Starts a kube-controller-manager with these controllers only. A second one on the same host takes another port.

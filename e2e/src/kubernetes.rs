@@ -3,12 +3,7 @@
 //! Invariant: all requests are made by one thread that lives inside the control plane's namespace, each with a
 //! deadline; callers block until the answer is there.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::mpsc,
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::mpsc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use kube::{
@@ -95,7 +90,9 @@ impl Kubernetes {
             let work = job(client);
             Box::pin(async move {
                 let result = tokio::time::timeout(REQUEST_DEADLINE, work).await;
-                drop(answer.send(result.unwrap_or_else(|_| Err(anyhow!("no answer in {REQUEST_DEADLINE:?}")))));
+                drop(
+                    answer.send(result.unwrap_or_else(|_| Err(anyhow!("no answer in {REQUEST_DEADLINE:?}")))),
+                );
             })
         });
         self.tasks.send(task).ok().context("the client's thread ended")?;
@@ -110,11 +107,13 @@ impl Kubernetes {
             let params = PatchParams::apply("bed").force();
             let api = target.api(client);
             let what = || format!("applying {target}");
-            let applied = api.patch(&target.name, &params, &Patch::Apply(&object)).await.with_context(what)?;
+            let applied =
+                api.patch(&target.name, &params, &Patch::Apply(&object)).await.with_context(what)?;
             if object.get("status").is_none() {
                 return Ok(serde_json::to_value(applied)?);
             }
-            let applied = api.patch_status(&target.name, &params, &Patch::Apply(&object)).await.with_context(what)?;
+            let applied =
+                api.patch_status(&target.name, &params, &Patch::Apply(&object)).await.with_context(what)?;
             Ok(serde_json::to_value(applied)?)
         })
     }
@@ -177,8 +176,8 @@ impl Kubernetes {
     }
 }
 
-fn http_request(path: &str) -> Result<kube::client::http::Request<Vec<u8>>> {
-    Ok(kube::client::http::Request::get(path).body(Vec::new())?)
+fn http_request(path: &str) -> Result<http::Request<Vec<u8>>> {
+    Ok(http::Request::get(path).body(Vec::new())?)
 }
 
 /// An object or a kind of objects.
@@ -195,7 +194,8 @@ impl Target {
             bail!("the bed does not know the kind {kind:?}");
         };
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         Ok(Self { resource, namespace: namespaced.then(|| namespace.to_owned()), name: name.to_owned() })
     }
 

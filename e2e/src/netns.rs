@@ -31,7 +31,8 @@ impl Netns {
         let fd = on_own_thread(|| -> Result<OwnedFd> {
             // `unshare` was marked deprecated in favour of an unsafe twin because of CLONE_FILES, which is not used.
             #[expect(deprecated, reason = "only CLONE_FILES makes it unsafe")]
-            rustix::thread::unshare(UnshareFlags::NEWNET).context("making a network namespace (root is needed)")?;
+            rustix::thread::unshare(UnshareFlags::NEWNET)
+                .context("making a network namespace (root is needed)")?;
             Ok(File::open("/proc/thread-self/ns/net")?.into())
         })
         .with_context(|| format!("namespace {name}"))?;

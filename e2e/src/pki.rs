@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use serde_json::{Value, json};
 
@@ -44,15 +44,19 @@ impl Pki {
         let mut params = CertificateParams::default();
         params.distinguished_name = named("fairlead-bed", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let authority = params.self_signed(&key)?.pem();
         let issuer = Issuer::new(params, key);
         let pki = Self { dir: dir.to_owned() };
         fs::write(pki.path("ca.crt"), &authority)?;
-        fs::write(pki.path("service-accounts.key"), KeyPair::generate()?.serialize_pem())?;
+        let tokens = KeyPair::generate()?;
+        fs::write(pki.path("service-accounts.key"), tokens.serialize_pem())?;
+        fs::write(pki.path("service-accounts.pub"), tokens.public_key_pem())?;
 
-        let mut sans: Vec<SanType> = names.iter().chain([&server]).map(|ip| SanType::IpAddress(*ip)).collect();
+        let mut sans: Vec<SanType> =
+            names.iter().chain([&server]).map(|ip| SanType::IpAddress(*ip)).collect();
         for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
             sans.push(SanType::DnsName(name.try_into()?));
         }
@@ -89,12 +93,17 @@ fn named(user: &str, group: Option<&str>) -> DistinguishedName {
     name
 }
 
-fn signed(issuer: &Issuer<'_, KeyPair>, name: DistinguishedName, sans: Vec<SanType>) -> Result<(String, String)> {
+fn signed(
+    issuer: &Issuer<'_, KeyPair>,
+    name: DistinguishedName,
+    sans: Vec<SanType>,
+) -> Result<(String, String)> {
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
     params.subject_alt_names = sans;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, issuer).context("signing a certificate")?;
     Ok((certificate.pem(), key.serialize_pem()))

@@ -104,7 +104,8 @@ impl PodSpec {
         let text = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_str);
         let template = deployment.pointer("/spec/template").context("a Deployment without template")?;
         let labels = template.pointer("/metadata/labels").cloned().unwrap_or_default();
-        let containers = template.pointer("/spec/containers").and_then(Value::as_array).context("no containers")?;
+        let containers =
+            template.pointer("/spec/containers").and_then(Value::as_array).context("no containers")?;
         let ports = containers.iter().filter_map(|container| container.get("ports")?.as_array()).flatten();
         Ok(Self {
             namespace: text("/metadata/namespace").unwrap_or("default").to_owned(),
@@ -150,8 +151,8 @@ fn port_object(port: &Port) -> Value {
 }
 
 /// The status of a running Pod.
-pub(crate) fn status(addresses: &[IpAddr], host: &[IpAddr], ready: bool) -> Value {
-    let ready = if ready { "True" } else { "False" };
+pub(crate) fn status(addresses: &[IpAddr], host: &[IpAddr], is_ready: bool) -> Value {
+    let ready = if is_ready { "True" } else { "False" };
     let list = |addresses: &[IpAddr]| addresses.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
     json!({
         "phase": "Running",
@@ -164,6 +165,9 @@ pub(crate) fn status(addresses: &[IpAddr], host: &[IpAddr], ready: bool) -> Valu
             {"type": "Initialized", "status": "True"},
             {"type": "ContainersReady", "status": ready},
             {"type": "Ready", "status": ready},
+        ],
+        "containerStatuses": [
+            {"name": "server", "image": "server", "imageID": "server", "ready": is_ready, "restartCount": 0},
         ],
     })
 }

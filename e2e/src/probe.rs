@@ -26,6 +26,8 @@ const ENOUGH_SILENCE: usize = 3;
 pub struct Answer {
     /// Its name: a Pod's, or that of a server outside.
     pub server: String,
+    /// The port it was reached on.
+    pub port: u16,
     /// The address it saw the request come from.
     pub client: SocketAddr,
 }
@@ -92,6 +94,11 @@ impl Tally {
     /// The addresses that one server saw.
     pub fn clients_of(&self, server: &str) -> BTreeSet<IpAddr> {
         self.answers().filter(|answer| answer.server == server).map(|answer| answer.client.ip()).collect()
+    }
+
+    /// The ports that answered.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        self.answers().map(|answer| answer.port).collect()
     }
 
     /// Fails unless every request was answered, by exactly these servers, in fair shares.
@@ -222,19 +229,23 @@ fn ask_udp(target: SocketAddr, port: u16) -> io::Result<String> {
 
 fn outcome(result: io::Result<String>) -> Outcome {
     match result {
-        Ok(line) => parse(&line).map_or_else(|| Outcome::Failed(format!("strange answer {line:?}")), Outcome::Answered),
+        Ok(line) => parse(&line)
+            .map_or_else(|| Outcome::Failed(format!("strange answer {line:?}")), Outcome::Answered),
         Err(error) => match error.kind() {
             ErrorKind::ConnectionRefused => Outcome::Refused,
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Outcome::TimedOut,
-            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Outcome::Unreachable(error.to_string()),
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                Outcome::Unreachable(error.to_string())
+            }
             _ => Outcome::Failed(error.to_string()),
         },
     }
 }
 
 fn parse(line: &str) -> Option<Answer> {
-    let (server, client) = line.trim_end().rsplit_once(' ')?;
-    Some(Answer { server: server.to_owned(), client: client.parse().ok()? })
+    let (line, client) = line.trim_end().rsplit_once(' ')?;
+    let (server, port) = line.rsplit_once(' ')?;
+    Some(Answer { server: server.to_owned(), port: port.parse().ok()?, client: client.parse().ok()? })
 }
 
 /// The body of a plain HTTP GET inside a namespace, for health and metrics pages; the status code comes first.

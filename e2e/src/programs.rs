@@ -3,13 +3,7 @@
 //! Both halves can be switched on their own, so that a test that fails with ours and passes with the genuine one says
 //! where to look, and later tests can compare the two.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -112,7 +106,13 @@ pub struct Programmer {
 
 impl Programmer {
     /// Starts it in a node's namespace, and waits until it says that the node is programmed.
-    pub fn start(place: Place<'_>, namespace: &Netns, node: &plan::Node, make: Make, extra: &[&str]) -> Result<Self> {
+    pub fn start(
+        place: Place<'_>,
+        namespace: &Netns,
+        node: &plan::Node,
+        make: Make,
+        extra: &[&str],
+    ) -> Result<Self> {
         let (program, mut args) = programmer(place, make)?;
         args.push(format!("--hostname-override={}", node.name));
         args.extend(extra.iter().map(|flag| (*flag).to_owned()));
@@ -125,7 +125,12 @@ impl Programmer {
     }
 
     /// Runs it with `--cleanup` only, in a node's namespace.
-    pub fn clean_up(place: Place<'_>, namespace: &Arc<Netns>, node: &plan::Node, make: Make) -> Result<String> {
+    pub fn clean_up(
+        place: Place<'_>,
+        namespace: &Arc<Netns>,
+        node: &plan::Node,
+        make: Make,
+    ) -> Result<String> {
         let (program, args) = programmer(place, make)?;
         let mut command = Command::new(program);
         command.args(args).arg("--cleanup").envs(lock_file(place.record, &node.name));
@@ -185,16 +190,11 @@ fn await_page(process: &mut Process, namespace: &Netns, port: u16, path: &str) -
 /// The genuine programs do not all handle SIGTERM.
 fn stop(process: &mut Process, make: Make) -> Result<()> {
     let status = process.stop(STOP_DEADLINE)?;
-    ensure!(status.success() || make == Make::Genuine, "{} ended with {status}\n{}", process.name(), process.log_tail(30));
+    ensure!(
+        status.success() || make == Make::Genuine,
+        "{} ended with {status}\n{}",
+        process.name(),
+        process.log_tail(30)
+    );
     Ok(())
-}
-
-/// What of a node's rules mentions `word`, table by table, from iptables-save.
-pub fn rules_about(namespace: &Netns, word: &str) -> Result<Vec<String>> {
-    Ok(saved_rules(namespace)?.lines().filter(|line| line.contains(word)).map(str::to_owned).collect())
-}
-
-/// iptables-save of a node.
-pub fn saved_rules(namespace: &Netns) -> Result<String> {
-    namespace.output(Command::new(Path::new("iptables-save")).arg("--counters"))
 }

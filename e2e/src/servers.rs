@@ -1,7 +1,7 @@
 //! TCP and UDP servers that say who they are and whom they saw.
 //!
 //! A request is a line (TCP; any number per connection) or a datagram (UDP); the answer is the line
-//! `<server name> <address of the client>`.
+//! `<server name> <port of the server> <address of the client>`.
 //!
 //! Invariant: the socket belongs to the namespace it was opened in and to one address of it; the work is done by tasks
 //! of this process. A dropped server closes its socket and its connections.
@@ -48,7 +48,7 @@ pub struct Server {
 impl Server {
     /// Starts a server called `name` inside a namespace.
     pub fn start(namespace: &Netns, name: &str, protocol: Protocol, address: SocketAddr) -> Result<Self> {
-        let name: Arc<str> = name.into();
+        let greeting: Arc<str> = format!("{name} {}", address.port()).into();
         let what = || format!("listening on {address}/{protocol} in {}", namespace.name());
         let runtime = runtime()?;
         let _entered = runtime.enter();
@@ -56,12 +56,12 @@ impl Server {
             Protocol::Tcp => {
                 let listener = namespace.run(|| TcpListener::bind(address))?.with_context(what)?;
                 listener.set_nonblocking(true)?;
-                runtime.spawn(accept(net::TcpListener::from_std(listener)?, name))
+                runtime.spawn(accept(net::TcpListener::from_std(listener)?, greeting))
             }
             Protocol::Udp => {
                 let socket = namespace.run(|| UdpSocket::bind(address))?.with_context(what)?;
                 socket.set_nonblocking(true)?;
-                runtime.spawn(answer_datagrams(net::UdpSocket::from_std(socket)?, name))
+                runtime.spawn(answer_datagrams(net::UdpSocket::from_std(socket)?, greeting))
             }
         };
         Ok(Self { task: task.abort_handle() })
@@ -83,29 +83,29 @@ fn runtime() -> Result<&'static Runtime> {
     Ok(RUNTIME.get_or_init(|| made))
 }
 
-async fn accept(listener: net::TcpListener, name: Arc<str>) {
+async fn accept(listener: net::TcpListener, greeting: Arc<str>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, client)) = listener.accept().await {
-        connections.spawn(answer_lines(stream, client, Arc::clone(&name)));
+        connections.spawn(answer_lines(stream, client, Arc::clone(&greeting)));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn answer_lines(stream: net::TcpStream, client: SocketAddr, name: Arc<str>) -> std::io::Result<()> {
+async fn answer_lines(stream: net::TcpStream, client: SocketAddr, greeting: Arc<str>) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     while lines.next_line().await?.is_some() {
-        writer.write_all(format!("{name} {client}\n").as_bytes()).await?;
+        writer.write_all(format!("{greeting} {client}\n").as_bytes()).await?;
     }
     Ok(())
 }
 
-async fn answer_datagrams(socket: net::UdpSocket, name: Arc<str>) {
+async fn answer_datagrams(socket: net::UdpSocket, greeting: Arc<str>) {
     let mut buffer = [0; 64];
     loop {
         // An error here is about an earlier answer (the client went away), not about this socket.
         if let Ok((_, client)) = socket.recv_from(&mut buffer).await {
-            drop(socket.send_to(format!("{name} {client}\n").as_bytes(), client).await);
+            drop(socket.send_to(format!("{greeting} {client}\n").as_bytes(), client).await);
         }
     }
 }

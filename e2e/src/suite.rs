@@ -60,14 +60,17 @@ pub fn run(prepare: fn(&mut Bed) -> Result<()>, cases: &[Case]) -> ExitCode {
     };
     println!("bed up in {:.1?}", began.elapsed());
     if let Err(error) = prepare(&mut bed) {
-        println!("preparing the bed failed: {error:#}\n{}", bed.log_tails(30));
+        println!("preparing the bed failed: {error:#}\n{}", bed.log_tails());
         return ExitCode::FAILURE;
     }
     let failed = chosen.iter().filter(|case| !passes(&mut bed, case)).count();
     drop(bed);
     let result = if failed == 0 { "ok" } else { "FAILED" };
     let passed = chosen.len() - failed;
-    println!("\ntest result: {result}. {passed} passed; {failed} failed; finished in {:.1?}\n", began.elapsed());
+    println!(
+        "\ntest result: {result}. {passed} passed; {failed} failed; finished in {:.1?}\n",
+        began.elapsed()
+    );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -93,7 +96,7 @@ fn passes(bed: &mut Bed, case: &Case) -> bool {
     let verdict = if failure.is_some() { "FAILED" } else { "ok" };
     println!("test {} ... {verdict} ({:.1?})", case.name, began.elapsed());
     if let Some(failure) = &failure {
-        println!("\n---- {} ----\n{failure}\n\n{}\n", case.name, bed.log_tails(25));
+        println!("\n---- {} ----\n{failure}\n\n{}\n", case.name, bed.log_tails());
     }
     failure.is_none()
 }
@@ -110,7 +113,8 @@ fn asked_for(args: &[String], name: &str) -> bool {
             filter => filters.push(filter),
         }
     }
-    filters.is_empty() || filters.iter().any(|filter| if exact { *filter == name } else { name.contains(filter) })
+    filters.is_empty()
+        || filters.iter().any(|filter| if exact { *filter == name } else { name.contains(filter) })
 }
 
 #[cfg(test)]

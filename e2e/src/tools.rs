@@ -30,7 +30,11 @@ impl Tools {
             .with_context(|| format!("running {}", script.display()))?;
         ensure!(output.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
         let tools = Self { dir: PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()) };
-        ensure!(tools.dir.is_dir(), "the Kubernetes programs are not built ({}): run `make tools`", tools.dir.display());
+        ensure!(
+            tools.dir.is_dir(),
+            "the Kubernetes programs are not built ({}): run `make tools`",
+            tools.dir.display()
+        );
         Ok(tools)
     }
 

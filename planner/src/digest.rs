@@ -132,7 +132,10 @@ mod tests {
     fn core_ports_have_upstreams_digests() {
         for (port, digest) in [
             (port("http", 8080, Protocol::Tcp, None), "25304a33da9e6ece350a4142a45f5b75"),
-            (port("https", 8443, Protocol::Tcp, Some("kubernetes.io/h2c")), "f39f05385df1c5146bde870d0bd7c0e6"),
+            (
+                port("https", 8443, Protocol::Tcp, Some("kubernetes.io/h2c")),
+                "f39f05385df1c5146bde870d0bd7c0e6",
+            ),
             (port("", 53, Protocol::Udp, None), "6664b17942a804b50d12b277797d312d"),
         ] {
             assert_eq!(Digest::of_port(&port).to_string(), digest);

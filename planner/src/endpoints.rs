@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use fairlead_objects::{
-    EndpointAddress, EndpointSubset, Endpoints, ObjectMeta, ObjectReference, Pod, Service, Timestamp, labels,
+    EndpointAddress, EndpointSubset, Endpoints, Family, ObjectMeta, ObjectReference, Pod, Service, Timestamp,
+    labels,
 };
 
 use crate::{
@@ -36,9 +37,10 @@ fn orphan(input: &PlanInput<'_>) -> EndpointsPlan {
             && entry(metadata.annotations.as_ref(), labels::LEADER).is_none()
             && metadata.deletion_timestamp.is_none()
     };
-    input.endpoints.filter(ours).map_or(EndpointsPlan::Keep, |endpoints| {
-        EndpointsPlan::Delete(ObjectRef::from(&endpoints.metadata))
-    })
+    input
+        .endpoints
+        .filter(ours)
+        .map_or(EndpointsPlan::Keep, |endpoints| EndpointsPlan::Delete(ObjectRef::from(&endpoints.metadata)))
 }
 
 fn managed(input: &PlanInput<'_>, service: &Service, notes: &mut Vec<Note>) -> EndpointsPlan {
@@ -71,12 +73,13 @@ fn managed(input: &PlanInput<'_>, service: &Service, notes: &mut Vec<Note>) -> E
 /// What the Endpoints should hold, before it is cut to size.
 fn subsets(service: &Service, pods: &[&Pod], notes: &mut Vec<Note>) -> Vec<EndpointSubset> {
     let mut packer = Packer::default();
+    let family = membership::endpoints_family(service, pods);
     let portless = service.ports.is_empty() && membership::is_headless(service);
     for pod in membership::in_order(pods) {
         if membership::exclusion(pod).is_some() {
             continue;
         }
-        let address = match address(service, pods, pod) {
+        let address = match address(service, family, pod) {
             Ok(address) => packer.address(&address),
             Err(kind) => {
                 notes.push(membership::note(pod, Scope::Endpoints, kind));
@@ -94,12 +97,11 @@ fn subsets(service: &Service, pods: &[&Pod], notes: &mut Vec<Note>) -> Vec<Endpo
     packer.finish()
 }
 
-fn address(service: &Service, pods: &[&Pod], pod: &Pod) -> Result<EndpointAddress, NoteKind> {
+fn address(service: &Service, family: Option<Family>, pod: &Pod) -> Result<EndpointAddress, NoteKind> {
     if pod.terminating && !service.publish_not_ready_addresses {
         return Err(NoteKind::PodTerminating);
     }
-    let family = membership::endpoints_family(service, pods, pod);
-    let ip = membership::addresses_of(pod, family).next().ok_or(NoteKind::WrongFamily(family))?;
+    let ip = membership::endpoints_address(pod, family).map_err(NoteKind::WrongFamily)?;
     Ok(EndpointAddress {
         ip: ip.to_string(),
         hostname: membership::hostname(pod, service).unwrap_or_default().to_owned(),
@@ -141,7 +143,9 @@ fn is_right(
     let mark = entry(stored.metadata.annotations.as_ref(), labels::OVER_CAPACITY);
     let marked_right = if truncated { mark == Some(TRUNCATED) } else { mark.is_none() };
     let empty = BTreeMap::new();
-    marked_right && stored.metadata.labels.as_ref().unwrap_or(&empty) == labels && same(&stored.subsets, subsets)
+    marked_right
+        && stored.metadata.labels.as_ref().unwrap_or(&empty) == labels
+        && same(&stored.subsets, subsets)
 }
 
 /// Whether subsets hold the same, whatever their order and the versions of the Pods that they refer to.

@@ -36,7 +36,8 @@ impl Distribution {
         if self == Self::Anywhere || endpoint.conditions.ready != Some(true) {
             return None;
         }
-        let names = |name: Option<&String>| name.map(|name| ForName { name: name.clone() }).into_iter().collect();
+        let names =
+            |name: Option<&String>| name.map(|name| ForName { name: name.clone() }).into_iter().collect();
         let for_zones: Vec<ForName> = names(endpoint.zone.as_ref());
         let node = endpoint.node_name.as_ref().filter(|_| self == Self::Node);
         let hints = Hints { for_zones, for_nodes: names(node) };

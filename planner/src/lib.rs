@@ -52,7 +52,7 @@ mod slices;
 mod subset;
 mod trigger;
 
-pub use check::{Finding, check};
+pub use check::{Finding, Invariant, check};
 pub use endpoints::MAX_ADDRESSES;
 pub use input::{Limits, NoNodes, NodeLookup, Nodes, Parts, PlanInput, Triggers, selects};
 pub use note::{Gap, Level, Note, NoteKind, Scope, Subject};

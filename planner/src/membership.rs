@@ -2,7 +2,7 @@
 //!
 //! Invariant: every Pod that is left out is named in a note, once per part that leaves it out.
 
-use std::{net::IpAddr, slice};
+use std::net::IpAddr;
 
 use fairlead_objects::{ClusterIp, Family, Phase, Pod, Service, ServiceType};
 
@@ -47,19 +47,25 @@ fn own_family(pod: &Pod) -> Option<Family> {
     pod.ip.or_else(|| pod.ips.first().copied()).map(Family::of)
 }
 
-/// The family of the address that a Pod has in the Endpoints, which know only one per Service.
-pub(crate) fn endpoints_family(service: &Service, pods: &[&Pod], pod: &Pod) -> Family {
+/// The family of the Endpoints, which know only one per Service; `None` if every Pod counts with its own.
+pub(crate) fn endpoints_family(service: &Service, pods: &[&Pod]) -> Option<Family> {
     match service.cluster_ip {
-        _ if !service.ip_families.is_empty() => service.ip_families.first().copied().unwrap_or(Family::V4),
-        ClusterIp::Ip(ip) => Family::of(ip),
-        ClusterIp::None => own_family(pod).unwrap_or(Family::V4),
-        ClusterIp::Unset => usual_family(pods),
+        _ if !service.ip_families.is_empty() => service.ip_families.first().copied(),
+        ClusterIp::Ip(ip) => Some(Family::of(ip)),
+        ClusterIp::None => None,
+        ClusterIp::Unset => Some(usual_family(pods)),
     }
+}
+
+/// The address that a Pod has in the Endpoints of such a family; or the family that it lacks.
+pub(crate) fn endpoints_address(pod: &Pod, family: Option<Family>) -> Result<IpAddr, Family> {
+    let family = family.or_else(|| own_family(pod)).unwrap_or(Family::V4);
+    addresses_of(pod, family).next().ok_or(family)
 }
 
 /// The addresses of a Pod, in order. The API server sees to it that `podIPs` holds `podIP`; a file may have only that.
 pub(crate) fn addresses(pod: &Pod) -> &[IpAddr] {
-    if pod.ips.is_empty() { pod.ip.as_ref().map_or(&[], slice::from_ref) } else { &pod.ips }
+    if pod.ips.is_empty() { pod.ip.as_slice() } else { &pod.ips }
 }
 
 /// The addresses of one family, in order.
@@ -77,7 +83,8 @@ pub(crate) fn exclusion(pod: &Pod) -> Option<NoteKind> {
 
 /// The host name that a Pod has below the Service: its own, if it is in the Service's subdomain.
 pub(crate) fn hostname<'a>(pod: &'a Pod, service: &Service) -> Option<&'a str> {
-    let below = pod.subdomain.as_deref() == Some(&*service.key.name) && pod.namespace == service.key.namespace;
+    let below =
+        pod.subdomain.as_deref() == Some(&*service.key.name) && pod.namespace == service.key.namespace;
     pod.hostname.as_deref().filter(|_| below)
 }
 
@@ -165,8 +172,14 @@ mod tests {
         assert_eq!(hostname(&named(json!({"hostname": "h", "subdomain": "other"})), &web), None);
         assert_eq!(hostname(&named(json!({"hostname": "h"})), &web), None);
         assert_eq!(hostname(&named(json!({"subdomain": "web"})), &web), None);
-        let elsewhere = pod_with("a", "web", "n", "10.0.0.1", json!({"metadata": {"namespace": "x"},
-            "spec": {"hostname": "h", "subdomain": "web"}}));
+        let elsewhere = pod_with(
+            "a",
+            "web",
+            "n",
+            "10.0.0.1",
+            json!({"metadata": {"namespace": "x"},
+            "spec": {"hostname": "h", "subdomain": "web"}}),
+        );
         assert_eq!(hostname(&elsewhere, &web), None);
     }
 }

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use fairlead_objects::{
-    Conditions, Endpoint, EndpointAddress, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, Family, ObjectMeta,
-    SlicePort, labels, parse_address,
+    Conditions, Endpoint, EndpointAddress, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, Family,
+    ObjectMeta, SlicePort, labels, parse_address,
 };
 
 use crate::{
@@ -141,22 +141,18 @@ impl<'a> Mirror<'a> {
         }
         for (ports, endpoints) in desired {
             let mut slices = by_ports.remove(ports).unwrap_or_default().into_iter();
-            match slices.next() {
-                Some(existing) => self.compare(existing, ports, endpoints, &mut packed),
-                None => {
-                    packed.added += endpoints.len();
-                    packed.create.push(Draft { ports: ports.clone(), endpoints: endpoints.clone() });
-                }
+            if let Some(existing) = slices.next() {
+                self.compare(existing, ports, endpoints, &mut packed);
+            } else {
+                packed.added += endpoints.len();
+                packed.create.push(Draft { ports: ports.clone(), endpoints: endpoints.clone() });
             }
             slices.for_each(|surplus| packed.discard(surplus));
         }
         for slice in by_ports.into_values().flatten() {
             packed.discard(slice);
         }
-        // From the front, as slices are in order.
-        packed.create.reverse();
         packed.recycle(|_| true);
-        packed.create.reverse();
         packed
     }
 
@@ -176,7 +172,8 @@ impl<'a> Mirror<'a> {
                 None => removed += 1,
             }
         }
-        let is_right = missing.is_empty() && removed == 0 && updated == 0 && self.has_right_metadata(existing);
+        let is_right =
+            missing.is_empty() && removed == 0 && updated == 0 && self.has_right_metadata(existing);
         packed.added += missing.len();
         packed.removed += removed;
         packed.updated += updated;

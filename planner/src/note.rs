@@ -184,30 +184,48 @@ impl fmt::Display for Note {
             NoteKind::Unmanaged(Gap::NoSelector) => {
                 write!(f, "{subject} has no selector: only hand-made Endpoints can give it endpoints")
             }
-            NoteKind::ServiceTerminating => write!(f, "{subject} is being deleted: nothing new is created for it"),
-            NoteKind::NoServicePorts => write!(f, "{subject} has no ports and a cluster IP: its Endpoints stay empty"),
+            NoteKind::ServiceTerminating => {
+                write!(f, "{subject} is being deleted: nothing new is created for it")
+            }
+            NoteKind::NoServicePorts => {
+                write!(f, "{subject} has no ports and a cluster IP: its Endpoints stay empty")
+            }
             NoteKind::PodEnded(phase) => write!(f, "{subject} is left out: it has ended ({phase:?})"),
             NoteKind::PodWithoutAddress => write!(f, "{subject} is left out: it has no IP address yet"),
             NoteKind::WrongFamily(family) => {
                 write!(f, "{subject} is left out of the {scope}: it has no {family} address")
             }
-            NoteKind::PodTerminating => write!(f, "{subject} is left out of the {scope}: it is being deleted"),
+            NoteKind::PodTerminating => {
+                write!(f, "{subject} is left out of the {scope}: it is being deleted")
+            }
             NoteKind::PodNotReady => write!(f, "{subject} gets no traffic: it is not ready"),
             NoteKind::PortNotFound { port, target, protocol } => {
                 let port = if port.is_empty() { "the port".to_owned() } else { format!("port {port:?}") };
                 match target {
                     TargetPort::Name(name) => {
-                        write!(f, "{subject} does not serve {port}: none of its containers has a {protocol} port named {name:?}")
+                        write!(
+                            f,
+                            "{subject} does not serve {port}: none of its containers has a {protocol} port named {name:?}"
+                        )
                     }
-                    TargetPort::Number(number) => write!(f, "{subject} does not serve {port} on {protocol} {number}"),
+                    TargetPort::Number(number) => {
+                        write!(f, "{subject} does not serve {port} on {protocol} {number}")
+                    }
                 }
             }
             NoteKind::NoPortResolved => {
-                write!(f, "{subject} serves none of the Service's ports: Endpoints leave it out, slices list it without ports")
+                write!(
+                    f,
+                    "{subject} serves none of the Service's ports: Endpoints leave it out, slices list it without ports"
+                )
             }
             NoteKind::PodUnscheduled => write!(f, "{subject} is left out of the {scope}: it has no Node"),
-            NoteKind::NodeUnknown(node) => write!(f, "{subject} is left out of the {scope}: Node {node} is not known"),
-            NoteKind::ZoneUnknown(node) => write!(f, "{subject} has no zone in the {scope}: Node {node} is not known"),
+            NoteKind::NodeUnknown(node) => {
+                write!(f, "{subject} is left out of the {scope}: Node {node} is not known")
+            }
+            NoteKind::ZoneUnknown(node) => {
+                write!(f, "{subject} has no zone in the {scope}: Node {node} is not known")
+            }
             NoteKind::OverCapacity { kept, left_out } => {
                 write!(f, "{subject} holds only {kept} addresses; {left_out} more did not fit")
             }
@@ -219,7 +237,10 @@ impl fmt::Display for Note {
                 "A max of {max} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
             ),
             NoteKind::TopologyModeIgnored => {
-                write!(f, "{subject} asks for topology mode Auto, which is not supported: its slices carry no hints (use trafficDistribution)")
+                write!(
+                    f,
+                    "{subject} asks for topology mode Auto, which is not supported: its slices carry no hints (use trafficDistribution)"
+                )
             }
         }
     }

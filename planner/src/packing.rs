@@ -81,7 +81,8 @@ pub(crate) fn in_order(endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
 /// Whether two endpoints of the same identity are written alike, hints aside.
 pub(crate) fn is_same(a: &Endpoint, b: &Endpoint) -> bool {
     let target = |endpoint: &Endpoint| {
-        let unversioned = |target: &ObjectReference| ObjectReference { resource_version: String::new(), ..target.clone() };
+        let unversioned =
+            |target: &ObjectReference| ObjectReference { resource_version: String::new(), ..target.clone() };
         endpoint.target_ref.as_deref().map(unversioned)
     };
     a.addresses == b.addresses
@@ -114,13 +115,15 @@ impl<'a> Packed<'a> {
     }
 
     /// Decides what stays of one slice, and takes that out of what is missing.
-    fn keep(
+    fn keep<'d>(
         &mut self,
         ports: &PortSet,
         slice: &'a EndpointSlice,
-        missing: &mut BTreeMap<Identity<'_>, &Endpoint>,
+        missing: &mut BTreeMap<Identity<'d>, &'d Endpoint>,
         is_labelled: impl Fn(&EndpointSlice) -> bool,
-    ) {
+    ) where
+        'a: 'd,
+    {
         let mut kept: Vec<Endpoint> = Vec::with_capacity(slice.endpoints.len());
         let mut differing = 0;
         for endpoint in &slice.endpoints {

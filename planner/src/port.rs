@@ -87,8 +87,9 @@ mod tests {
 
     use super::*;
 
-    fn numbers(target: Value, protocol: &str, spec: Value) -> Vec<i32> {
-        let service = service("web", json!({"ports": [{"port": 80, "targetPort": target, "protocol": protocol}]}));
+    fn numbers(target: &Value, protocol: &str, spec: &Value) -> Vec<i32> {
+        let service =
+            service("web", json!({"ports": [{"port": 80, "targetPort": target, "protocol": protocol}]}));
         let pod = pod_with("a", "web", "n", "10.0.0.1", json!({"spec": spec}));
         resolve(&pod, &service).iter().map(|resolved| resolved.number).collect()
     }
@@ -105,7 +106,7 @@ mod tests {
                 {"restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 66},
                                                       {"name": "p", "containerPort": 77, "protocol": "SCTP"},
                                                       {"name": "q", "containerPort": 88}]}]});
-        let find = |target: Value, protocol: &str| numbers(target, protocol, containers.clone());
+        let find = |target: Value, protocol: &str| numbers(&target, protocol, &containers);
         assert_eq!(find(json!(93), "TCP"), [93], "numbers are not checked");
         assert_eq!(find(json!("p"), "TCP"), [11], "the first container's port wins");
         assert_eq!(find(json!("p"), "UDP"), [22], "the protocol must match");
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(find(json!("side"), "TCP"), [66]);
         assert_eq!(find(json!("once"), "TCP"), [0; 0], "init containers that end do not serve");
         assert_eq!(find(json!("missing"), "TCP"), [0; 0]);
-        assert_eq!(numbers(json!(null), "TCP", json!({})), [80], "the port itself by default");
+        assert_eq!(numbers(&json!(null), "TCP", &json!({})), [80], "the port itself by default");
     }
 
     #[test]

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_objects::{
-    AddressType, Conditions, Endpoint, EndpointSlice, Family, ObjectMeta, OwnerReference, Pod, Service, Timestamp,
-    labels,
+    AddressType, Conditions, Endpoint, EndpointSlice, Family, ObjectMeta, OwnerReference, Pod, Service,
+    Timestamp, labels,
 };
 
 use crate::{
@@ -97,8 +97,9 @@ impl<'a> Planner<'a> {
             suppressed |= self.service.terminating && !packed.create.is_empty();
             self.finalize(*family, packed, names, &mut plan);
         }
-        let is_unsupported =
-            |slice: &&&EndpointSlice| slice.address_type.family().is_none_or(|family| !families.contains(&family));
+        let is_unsupported = |slice: &&&EndpointSlice| {
+            slice.address_type.family().is_none_or(|family| !families.contains(&family))
+        };
         plan.delete.extend(ours.iter().filter(is_unsupported).map(|slice| ObjectRef::from(&slice.metadata)));
         if suppressed {
             notes.push(self.note(Scope::All, NoteKind::ServiceTerminating));

@@ -109,19 +109,25 @@ pub(crate) fn truncate(subsets: &mut [EndpointSubset], capacity: usize) -> usize
         for subset in &mut *subsets {
             subset.not_ready_addresses.clear();
         }
-        share(subsets.iter_mut().map(|subset| &mut subset.addresses), ready, capacity);
+        share(subsets, |subset| &mut subset.addresses, ready, capacity);
     } else {
-        share(subsets.iter_mut().map(|subset| &mut subset.not_ready_addresses), not_ready, capacity - ready);
+        share(subsets, |subset| &mut subset.not_ready_addresses, not_ready, capacity - ready);
     }
     let (kept_ready, kept_not_ready) = count(subsets);
     ready + not_ready - kept_ready - kept_not_ready
 }
 
-fn share<'a>(lists: impl Iterator<Item = &'a mut Vec<EndpointAddress>>, total: usize, budget: usize) {
+/// Gives one list of every subset its share of the budget.
+fn share(
+    subsets: &mut [EndpointSubset],
+    list: fn(&mut EndpointSubset) -> &mut Vec<EndpointAddress>,
+    total: usize,
+    budget: usize,
+) {
     let mut left = budget;
-    for list in lists {
-        let keep = portion(list.len(), total, budget).min(left);
-        list.truncate(keep);
+    for subset in subsets {
+        let list = list(subset);
+        list.truncate(portion(list.len(), total, budget).min(left));
         left -= list.len();
     }
 }
@@ -143,7 +149,10 @@ mod tests {
 
     fn filled(ready: &[usize], not_ready: &[usize]) -> Vec<EndpointSubset> {
         let addresses = |n: usize| {
-            (0..n).map(|i| EndpointAddress { ip: format!("10.0.{}.{}", i / 256, i % 256), ..Default::default() })
+            (0..n).map(|i| EndpointAddress {
+                ip: format!("10.0.{}.{}", i / 256, i % 256),
+                ..Default::default()
+            })
         };
         (0..ready.len().max(not_ready.len()))
             .map(|i| EndpointSubset {

@@ -33,7 +33,8 @@ impl TriggerTimes {
         let next = if first_time {
             service.created
         } else {
-            let changed = times.iter().filter(|(pod, time)| before.pods.get(*pod).is_none_or(|seen| *time > seen));
+            let changed =
+                times.iter().filter(|(pod, time)| before.pods.get(*pod).is_none_or(|seen| *time > seen));
             let created = service.created.filter(|time| before.created.is_none_or(|seen| *time > seen));
             changed.map(|(_, time)| *time).chain(created).chain(before.unsent).min()
         };

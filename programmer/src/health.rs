@@ -2,7 +2,7 @@
 //!
 //! The answers are those of kube-proxy's `proxyHealthServer`: a family is unhealthy when a change has waited for twice
 //! the sync period, and `/healthz` also says whether load balancers may use the node at all. What is truer than that
-//! (have we programmed anything yet?) goes into `/readyz`.
+//! (have we programmed anything yet?) is the matter of readiness, not of this.
 //!
 //! Invariant: pure state; the time is an argument, HTTP is elsewhere.
 
@@ -22,7 +22,6 @@ pub struct Health {
     timeout: Duration,
     families: BTreeMap<Family, FamilyTimes>,
     node_eligible: bool,
-    programmed: BTreeMap<Family, bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,24 +68,13 @@ impl Answer {
 
 impl Health {
     /// Nothing known yet, for syncs that retry every `sync_period`.
-    pub fn new(sync_period: Duration, families: &[Family]) -> Self {
-        Self {
-            timeout: sync_period.saturating_mul(2),
-            families: BTreeMap::new(),
-            node_eligible: false,
-            programmed: families.iter().map(|family| (*family, false)).collect(),
-        }
+    pub fn new(sync_period: Duration) -> Self {
+        Self { timeout: sync_period.saturating_mul(2), families: BTreeMap::new(), node_eligible: false }
     }
 
-    /// The sync loop of `family` has started, or found nothing to write.
+    /// The sync loop of `family` has started, or a sync succeeded.
     pub fn updated(&mut self, family: Family, now: Timestamp) {
         self.families.insert(family, FamilyTimes { last_updated: Some(now), oldest_pending: None });
-    }
-
-    /// A sync succeeded: the kernel holds what the API server wants.
-    pub fn programmed(&mut self, family: Family, now: Timestamp) {
-        self.updated(family, now);
-        self.programmed.insert(family, true);
     }
 
     /// A change waits to be programmed. Only the first since the last success counts.
@@ -98,11 +86,6 @@ impl Health {
     pub fn observe_node(&mut self, node: Option<&Node>) {
         self.node_eligible =
             node.is_some_and(|node| !node.terminating && !node.taints.iter().any(|taint| &**taint == TO_BE_DELETED));
-    }
-
-    /// Whether every family was programmed at least once.
-    pub fn ready(&self) -> bool {
-        self.programmed.values().all(|done| *done)
     }
 
     /// Answers a probe.
@@ -146,7 +129,7 @@ mod tests {
     }
 
     fn health() -> Health {
-        Health::new(Duration::from_secs(30), &[Family::V4])
+        Health::new(Duration::from_secs(30))
     }
 
     fn json_of(answer: &Answer) -> String {
@@ -195,7 +178,7 @@ mod tests {
         let late = health.answer(Probe::Livez, at(70));
         assert!(!late.ok());
         assert_eq!(late.last_updated, at(0).to_string());
-        health.programmed(Family::V4, at(71));
+        health.updated(Family::V4, at(71));
         assert!(health.answer(Probe::Livez, at(300)).ok());
     }
 
@@ -207,15 +190,5 @@ mod tests {
         health.observe_node(Some(&tainted.into()));
         assert!(!health.answer(Probe::Healthz, at(0)).ok());
         assert!(health.answer(Probe::Livez, at(0)).ok());
-    }
-
-    #[test]
-    fn ready_only_after_every_family_was_programmed() {
-        let mut health = Health::new(Duration::from_secs(30), &Family::ALL);
-        health.updated(Family::V4, at(0));
-        health.programmed(Family::V4, at(1));
-        assert!(!health.ready());
-        health.programmed(Family::V6, at(1));
-        assert!(health.ready());
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use fairlead_objects::Family;
 use ipnet::IpNet;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// rtnetlink(7): message types and flags.
 const RTM_NEWADDR: u16 = 20;
@@ -34,12 +34,8 @@ const BUFFER: usize = 64 * 1024;
 
 /// All addresses of `family`, with the length of their networks, in the kernel's order.
 pub fn addresses(family: Family) -> io::Result<Vec<IpNet>> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::ROUTE),
-    )?;
+    // Without a protocol it is route netlink, number 0.
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     rustix::net::send(&socket, &request(family), SendFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; BUFFER];

@@ -1,2 +1,19 @@
-//! placeholder
-fn main() {}
+//! The node agent's program. Everything is in the library; this turns its outcome into an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fairlead_programmer::agent::{self, Command};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match agent::run(Command::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in error.sentence().lines() {
+                eprintln!("fairlead-programmer: {line}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -5,10 +5,11 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
+use fairlead_daemon::metrics::Counter;
 use fairlead_objects::Family as IpFamily;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -108,7 +109,7 @@ impl Metrics {
         metrics
     }
 
-    /// Counters are registered without `_total`, which the exposition adds; gauges that end in it upstream keep it.
+    /// Under upstream's exact names; some gauges end in `_total`, and stay so.
     fn register_upstream(&self, to: &mut Registry) {
         to.register("sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", self.sync_duration.clone());
         let name = "sync_full_proxy_rules_duration_seconds";
@@ -121,32 +122,32 @@ impl Metrics {
         to.register(name, "The last time proxy rules were successfully synced", self.last_sync.clone());
         let name = "sync_proxy_rules_last_queued_timestamp_seconds";
         to.register(name, "The last time a sync of proxy rules was queued", self.last_queued.clone());
-        let name = "sync_proxy_rules_iptables_restore_failures";
+        let name = "sync_proxy_rules_iptables_restore_failures_total";
         to.register(name, "Cumulative proxy iptables restore failures", self.restore_failures.clone());
-        let name = "sync_proxy_rules_iptables_partial_restore_failures";
+        let name = "sync_proxy_rules_iptables_partial_restore_failures_total";
         to.register(name, "Cumulative proxy iptables partial restore failures", self.partial_restore_failures.clone());
         let name = "sync_proxy_rules_iptables_total";
         to.register(name, "Total number of iptables rules owned by the proxy", self.rules.clone());
         let name = "sync_proxy_rules_iptables_last";
         to.register(name, "Number of iptables rules written by the proxy in the last sync", self.rules_written.clone());
-        let name = "sync_proxy_rules_endpoint_changes";
+        let name = "sync_proxy_rules_endpoint_changes_total";
         to.register(name, "Cumulative proxy rules Endpoint changes", self.endpoint_changes.clone());
         let name = "sync_proxy_rules_endpoint_changes_pending";
         to.register(name, "Pending proxy rules Endpoint changes", self.endpoint_changes_pending.clone());
-        let name = "sync_proxy_rules_service_changes";
+        let name = "sync_proxy_rules_service_changes_total";
         to.register(name, "Cumulative proxy rules Service changes", self.service_changes.clone());
         let name = "sync_proxy_rules_service_changes_pending";
         to.register(name, "Pending proxy rules Service changes", self.service_changes_pending.clone());
-        to.register("proxy_healthz", "Cumulative proxy healthz HTTP status", self.healthz.clone());
-        to.register("proxy_livez", "Cumulative proxy livez HTTP status", self.livez.clone());
+        to.register("proxy_healthz_total", "Cumulative proxy healthz HTTP status", self.healthz.clone());
+        to.register("proxy_livez_total", "Cumulative proxy livez HTTP status", self.livez.clone());
     }
 
     fn register_ours(&self, to: &mut Registry) {
         let help = "Syncs that failed, by reason; each is repeated until it succeeds";
-        to.register("sync_failures", help, self.failures.clone());
-        to.register("full_syncs", "Syncs that compared all rules with the kernel, by reason", self.full_syncs.clone());
+        to.register("sync_failures_total", help, self.failures.clone());
+        to.register("full_syncs_total", "Syncs that compared all rules with the kernel, by reason", self.full_syncs.clone());
         let help = "Chains that full syncs found different from what they should be, or stale";
-        to.register("repaired_chains", help, self.stale_chains.clone());
+        to.register("repaired_chains_total", help, self.stale_chains.clone());
     }
 
     /// A sync of `family` ended after `duration`.

@@ -155,3 +155,28 @@ impl From<&Settings> for Dump {
         }
     }
 }
+
+/// Settings for tests of other modules.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Defaults, for a node called `node-a`.
+    pub(crate) fn settings() -> Settings {
+        Settings {
+            node_name: "node-a".to_owned(),
+            bind_address: IpAddr::from([0, 0, 0, 0]),
+            health_address: None,
+            metrics_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            hard_fail: false,
+            sync_period: Duration::from_secs(30),
+            min_sync_period: Duration::ZERO,
+            masquerade_bit: 14,
+            masquerade_all: false,
+            localhost_node_ports: true,
+            detect_local: DetectLocal::ClusterCidr(Vec::new()),
+            node_port_addresses: NodePortAddresses::Networks(Vec::new()),
+            variant: None,
+        }
+    }
+}

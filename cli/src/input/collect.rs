@@ -1,12 +1,11 @@
 //! From documents to objects, by kind.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use fairlead_objects::{EndpointSlice, Endpoints, Node, NodeObject, ObjectMeta, Pod, PodObject, Service, ServiceKey, ServiceObject};
-use fairlead_planner::PLACEHOLDER_UID;
+use fairlead_objects::{
+    EndpointSlice, Endpoints, Node, NodeObject, ObjectMeta, Pod, PodObject, Service, ServiceKey,
+    ServiceObject,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -68,18 +67,25 @@ impl Collection {
     }
 
     /// Adds an object or the items of a List. `default` is what items of a typed list are when they do not say.
-    fn add_value(&mut self, document: &Document<'_>, prefix: Vec<Step>, mut value: Value, default: Option<(&str, &str)>) {
+    fn add_value(
+        &mut self,
+        document: &Document<'_>,
+        prefix: Vec<Step>,
+        mut value: Value,
+        default: Option<(&str, &str)>,
+    ) {
         if !value.is_object() {
             let found = match &value {
                 Value::Array(_) => "a list".to_owned(),
                 other => other.to_string(),
             };
-            let message = format!("found {found}, expected a Kubernetes object: a mapping with apiVersion and kind");
+            let message =
+                format!("found {found}, expected a Kubernetes object: a mapping with apiVersion and kind");
             return self.problems.push(document.problem_at(&prefix, message));
         }
         let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-        let api_version = text("apiVersion").or(default.map(|(version, _)| version.to_owned()));
-        let kind = text("kind").or(default.map(|(_, kind)| kind.to_owned()));
+        let api_version = text("apiVersion").or_else(|| default.map(|(version, _)| version.to_owned()));
+        let kind = text("kind").or_else(|| default.map(|(_, kind)| kind.to_owned()));
         let (Some(api_version), Some(kind)) = (api_version.clone(), kind.clone()) else {
             let missing = if kind.is_none() { "kind" } else { "apiVersion" };
             let message = "missing; expected a Kubernetes object with apiVersion and kind".to_owned();
@@ -96,7 +102,13 @@ impl Collection {
         self.add_object(&item, value);
     }
 
-    fn add_items(&mut self, document: &Document<'_>, mut prefix: Vec<Step>, items: Value, default: Option<(&str, &str)>) {
+    fn add_items(
+        &mut self,
+        document: &Document<'_>,
+        mut prefix: Vec<Step>,
+        items: Value,
+        default: Option<(&str, &str)>,
+    ) {
         prefix.push("items".into());
         match items {
             Value::Null => {}
@@ -147,7 +159,9 @@ impl Collection {
                 let message = format!("found {:?}, expected {version:?}", item.api_version);
                 self.problems.push(item.problem(&["apiVersion".into()], message));
             }
-            None => self.notices.push(format!("skipped: {place}: {} {} is not needed", item.api_version, item.subject)),
+            None => self
+                .notices
+                .push(format!("skipped: {place}: {} {} is not needed", item.api_version, item.subject)),
         }
     }
 
@@ -155,10 +169,7 @@ impl Collection {
         match item.kind.as_str() {
             "Service" => {
                 let dual_stack = asks_for_both_families(&value);
-                let mut service: Service = item.read::<ServiceObject>(value)?.into();
-                if service.uid.is_empty() {
-                    service.uid = PLACEHOLDER_UID.into();
-                }
+                let service: Service = item.read::<ServiceObject>(value)?.into();
                 if dual_stack {
                     self.objects.dual_stack.insert(service.key.clone());
                 }
@@ -207,7 +218,7 @@ fn subject(api_version: &str, kind: &str, value: &Value) -> String {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let name = text("/metadata/name").unwrap_or("(no name)");
     let namespaced = NEEDED.contains(&(api_version, kind)) && kind != "Node";
-    match text("/metadata/namespace").or(namespaced.then_some(DEFAULT_NAMESPACE)) {
+    match text("/metadata/namespace").or_else(|| namespaced.then_some(DEFAULT_NAMESPACE)) {
         Some(namespace) => format!("{kind} {namespace}/{name}"),
         None => format!("{kind} {name}"),
     }

@@ -57,7 +57,12 @@ fn split_json<'a>(source: &'a str, text: &'a str) -> Option<Vec<Document<'a>>> {
         value.ok()?;
         let end = stream.byte_offset();
         let number = documents.len() + 1;
-        documents.push(Document { source, text: text.get(start..end)?, number, lines_before: lines(text.get(..start)?) });
+        documents.push(Document {
+            source,
+            text: text.get(start..end)?,
+            number,
+            lines_before: lines(text.get(..start)?),
+        });
         start = end;
     }
     Some(documents)
@@ -73,7 +78,9 @@ fn split_yaml<'a>(source: &'a str, text: &'a str) -> Vec<Document<'a>> {
         }
     };
     for text_line in text.split_inclusive('\n') {
-        let marker = text_line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let marker = text_line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker && offset > start {
             push(text.get(start..offset).unwrap_or_default(), first_line);
             (start, first_line) = (offset, line);
@@ -199,23 +206,17 @@ fn steps(path: &Path) -> impl Iterator<Item = Step> {
 }
 
 fn field(path: &[Step]) -> String {
-    let mut text = String::new();
-    for step in path {
-        match step {
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
-            Step::Key(key) if text.is_empty() => text.push_str(key),
-            Step::Key(key) => {
-                text.push('.');
-                text.push_str(key);
-            }
-        }
-    }
-    text
+    path.iter().fold(String::new(), |text, step| match step {
+        Step::Index(index) => format!("{text}[{index}]"),
+        Step::Key(key) if text.is_empty() => key.clone(),
+        Step::Key(key) => format!("{text}.{key}"),
+    })
 }
 
 /// Says what was expected in the words of the API rather than of Rust.
 fn expectation(message: &str) -> String {
     let words = [
+        ("expected u8", "expected a whole number from 0 to 255"),
         ("expected u16", "expected a whole number from 0 to 65535"),
         ("expected u32", "expected a whole number from 0 to 4294967295"),
         ("expected i32", "expected a whole number"),
@@ -224,7 +225,10 @@ fn expectation(message: &str) -> String {
         ("invalid type: sequence", "invalid type: list"),
         ("invalid type: map", "invalid type: mapping"),
     ];
-    words.iter().fold(message.to_owned(), |text, (rust, plain)| text.replace(rust, plain))
+    let text = words.iter().fold(message.to_owned(), |text, (rust, plain)| text.replace(rust, plain));
+    // `version: 1.10` and `enabled: yes` are no text in YAML, however much they look like it.
+    let unquoted = ["boolean", "integer", "floating point"].iter().any(|found| text.contains(found));
+    if unquoted && text.ends_with("expected a string") { text + ": put it in quotes" } else { text }
 }
 
 /// The shape of a document with the line of every part.
@@ -302,11 +306,10 @@ mod tests {
     fn documents_are_counted_as_readers_do_when_some_are_empty() {
         let text = "# comment\n---\na: 1\n---\n---\nb: |\n  text\n  --- not a marker\n";
         let found = numbers(text);
-        assert_eq!(found.iter().map(|(number, before, _)| (*number, *before)).collect::<Vec<_>>(), [
-            (1, 1),
-            (2, 3),
-            (3, 4)
-        ]);
+        assert_eq!(
+            found.iter().map(|(number, before, _)| (*number, *before)).collect::<Vec<_>>(),
+            [(1, 1), (2, 3), (3, 4)]
+        );
         assert_eq!(found[1].2, Value::Null);
         assert_eq!(found[2].2["b"], "text\n--- not a marker\n");
     }

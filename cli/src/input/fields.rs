@@ -64,10 +64,8 @@ const ENDPOINTS: Table = &[
     ("subsets[].ports[].port", Expect::Port),
 ];
 
-const SLICE: Table = &[
-    ("addressType", Expect::OneOf(&["FQDN", "IPv4", "IPv6"])),
-    ("ports[].port", Expect::PortIfAny),
-];
+const SLICE: Table =
+    &[("addressType", Expect::OneOf(&["FQDN", "IPv4", "IPv6"])), ("ports[].port", Expect::PortIfAny)];
 
 /// Only slices of IP addresses; those of type FQDN hold names.
 const IP_SLICE: Table = &[("endpoints[].addresses[]", Expect::Address)];
@@ -125,11 +123,10 @@ impl Expect {
     fn verify(self, value: &Value) -> Result<(), String> {
         match (self, value) {
             (Self::Port, Value::Null) => Err("missing; expected a port number from 1 to 65535".to_owned()),
-            (_, Value::Null) => Ok(()),
             (Self::Port, Value::Number(number)) => verify_port(number, 1),
             (Self::PortIfAny | Self::TargetPort, Value::Number(number)) => verify_port(number, 0),
             (_, Value::String(text)) => self.verify_text(text),
-            // A wrong type: deserialising says so.
+            // Absent, or of a wrong type, which deserialising says better.
             _ => Ok(()),
         }
     }
@@ -137,9 +134,10 @@ impl Expect {
     fn verify_text(self, text: &str) -> Result<(), String> {
         let (good, expected) = match self {
             Self::Address => (parse_address(text).is_ok(), "an IPv4 or IPv6 address".to_owned()),
-            Self::ClusterIp => {
-                (text == "None" || parse_address(text).is_ok(), "an IPv4 or IPv6 address or \"None\"".to_owned())
-            }
+            Self::ClusterIp => (
+                text == "None" || parse_address(text).is_ok(),
+                "an IPv4 or IPv6 address or \"None\"".to_owned(),
+            ),
             Self::Network => (parse_network(text).is_ok(), "a network as ADDRESS/LENGTH".to_owned()),
             Self::OneOf(choices) => (choices.contains(&text), format!("one of {}", choices.join(", "))),
             Self::Port | Self::PortIfAny | Self::TargetPort => (true, String::new()),
@@ -175,12 +173,15 @@ mod tests {
                                      "ports": [{"port": 80}, {"name": "x"}, {"port": 70000}]}});
         let found: Vec<_> = check("Service", &object).into_iter().map(|(path, _)| path).collect();
         let ports = |index| vec!["spec".into(), "ports".into(), Step::Index(index), "port".into()];
-        assert_eq!(found, [
-            vec!["spec".into(), "type".into()],
-            vec!["spec".into(), "clusterIPs".into(), Step::Index(1)],
-            ports(1),
-            ports(2),
-        ]);
+        assert_eq!(
+            found,
+            [
+                vec!["spec".into(), "type".into()],
+                vec!["spec".into(), "clusterIPs".into(), Step::Index(1)],
+                ports(1),
+                ports(2),
+            ]
+        );
     }
 
     #[test]

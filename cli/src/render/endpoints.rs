@@ -21,9 +21,9 @@ pub(crate) fn run(args: &RenderEndpoints) -> anyhow::Result<Answer> {
     for service in objects.services.values() {
         let (mut outcome, notes) = snapshot.outcome(service);
         notices.extend(warnings(&notes));
-        outcome.slices.sort_by(|a, b| {
-            (&a.address_type, &a.metadata.name).cmp(&(&b.address_type, &b.metadata.name))
-        });
+        outcome
+            .slices
+            .sort_by(|a, b| (&a.address_type, &a.metadata.name).cmp(&(&b.address_type, &b.metadata.name)));
         rendered.extend(outcome.endpoints.map(Into::into));
         rendered.extend(outcome.slices.into_iter().map(Into::into));
     }

@@ -4,7 +4,7 @@
 //! Invariants: a document is applied completely or not at all (per table); a jump to a chain that does not exist is
 //! refused, and so is the deletion of a chain that is in use or not empty.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -27,8 +27,8 @@ pub(crate) struct Model {
 struct State {
     tables: BTreeMap<String, Table>,
     documents: Vec<String>,
-    saves: usize,
     refusals: usize,
+    delay: Duration,
 }
 
 impl Model {
@@ -58,9 +58,9 @@ impl Model {
         std::mem::take(&mut self.state.lock().documents)
     }
 
-    /// How many tables were read.
-    pub(crate) fn saves(&self) -> usize {
-        self.state.lock().saves
+    /// Lets every restore take so long.
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        self.state.lock().delay = delay;
     }
 
     /// What `iptables -F` and `-X` in all tables leave.
@@ -82,14 +82,13 @@ impl Netfilter for Model {
     }
 
     async fn save(&self, table: &str) -> Result<String, ToolError> {
-        let mut state = self.state.lock();
-        state.saves += 1;
+        let state = self.state.lock();
         Ok(state.tables.get(table).map(|chains| print(table, chains)).unwrap_or_default())
     }
 
     async fn restore(&self, document: &str) -> Result<(), ToolError> {
-        // Real programs take a while: whoever waits for us must be able to do something else.
-        tokio::task::yield_now().await;
+        let delay = self.state.lock().delay;
+        tokio::time::sleep(delay).await;
         let mut state = self.state.lock();
         if state.refusals > 0 {
             state.refusals -= 1;
@@ -116,16 +115,15 @@ fn apply(tables: &BTreeMap<String, Table>, part: &str) -> Result<(String, Table)
         edit(&mut table, line).map_err(|reason| format!("{reason} ({line})"))?;
     }
     let target = |rule: &str| rule.rsplit_once("-j ").map(|(_, rest)| rest.split(' ').next().unwrap_or("").to_owned());
-    for target in table.values().flatten().filter_map(|rule| target(rule)) {
-        // Chains in saves given by tests may be cut down; only chains of ours must exist.
-        if target.starts_with("KUBE-") && !VERDICTS.contains(&&*target) && !table.contains_key(&target) {
-            if target == "KUBE-NODEPORTS-OF-SOMEONE" {
-                continue;
-            }
-            return Err(format!("Chain '{target}' does not exist"));
-        }
+    let mut targets = table.values().flatten().filter_map(|rule| target(rule));
+    if let Some(missing) = targets.find(|target| is_chain(target) && !table.contains_key(target)) {
+        return Err(format!("Chain '{missing}' does not exist"));
     }
     Ok((name.to_owned(), table))
+}
+
+fn is_chain(target: &str) -> bool {
+    !VERDICTS.contains(&target)
 }
 
 fn edit(table: &mut Table, line: &str) -> Result<(), String> {

@@ -121,6 +121,11 @@ impl Tool {
         Err(ToolError::Missing { program: full("restore") })
     }
 
+    /// Everything in the tables that exist. (Naming a table would make legacy create it.)
+    pub async fn save_all(&self) -> Result<String, ToolError> {
+        self.run(&self.save, &[], "").await
+    }
+
     async fn run(&self, program: &Path, arguments: &[&str], input: &str) -> Result<String, ToolError> {
         run(program, arguments, input).await
     }
@@ -181,7 +186,7 @@ pub(super) async fn run(program: &Path, arguments: &[&str], input: &str) -> Resu
     let feed = async {
         if let Some(mut stdin) = stdin {
             // A program that refuses the document early closes its input; its exit code and message tell why.
-            let _ = stdin.write_all(input.as_bytes()).await;
+            drop(stdin.write_all(input.as_bytes()).await);
         }
     };
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };

@@ -1,0 +1,45 @@
+# The one door to the project: `make help` lists what is behind it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint tools build clean-bed
+
+# What is slow to make is kept outside the clone.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fairlead
+# Where cargo builds.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# In CI the lock file is taken as it is, or it is an error.
+LOCKED := $(if $(filter true,$(CI)),--locked)
+
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: tools build ## Show it: a two-node cluster on this machine, four Services, real packets (root; ends by itself)
+	@$(TARGET)/debug/demo
+
+test: tools lint build ## Pass all tests: lints, documentation, unit, golden, property, real API server, real kernel (root)
+	cargo test --workspace $(LOCKED)
+
+lint: $(DENY) ## Check formatting, clippy, documentation, licences and sources of dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(LOCKED) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet $(LOCKED)
+	$(DENY) --log-level error check bans licenses sources
+
+tools: ## Build the genuine Kubernetes programs that the tests run on, once, outside the clone; install missing packages
+	@e2e/tools/build.sh
+
+clean-bed: ## Remove what killed tests and demos left behind; what is in use is left alone
+	@cargo run --quiet --package fairlead-e2e --bin clean-bed $(LOCKED)
+
+# Not listed: the programs that tests and demo start.
+build:
+	@cargo build --workspace --bins $(LOCKED)
+
+$(DENY):
+	@echo "cargo-deny $(DENY_VERSION): building it into $(CACHE) (once; some minutes)"
+	cargo install --locked --version $(DENY_VERSION) --root $(CACHE)/cargo-deny-$(DENY_VERSION) cargo-deny

@@ -1,0 +1,295 @@
+//! Chains of a Service port: policy chains (SVC, SVL), external chain (EXT), firewall chain (FW), endpoint chains (SEP), as in
+//! kube-proxy's iptables proxier, but with endpoints inlined where nothing needs a chain for each.
+//!
+//! Invariant: a chain is emitted iff some rule of the Service port leads to it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::{
+    categorize::{Choice, categorize},
+    config::Config,
+    endpoint::{Endpoint, Endpoints},
+    facts::NodeFacts,
+    frontends::Entries,
+    matches::{AddressSide, Affinity, Match},
+    names::ServiceChains,
+    probability::Probability,
+    rule::{Rule, Target},
+    ruleset::{ChainName, wellknown},
+    service_port::ServicePort,
+};
+
+/// Most endpoints that stand in a dispatch chain, instead of a chain of their Service.
+const INLINED_ENDPOINTS: usize = 2;
+
+/// All rules of a Service: entries of dispatch chains, and chains in nat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServiceRules {
+    pub(crate) entries: Entries,
+    pub(crate) chains: BTreeMap<ChainName, Vec<Rule>>,
+}
+
+impl ServiceRules {
+    /// Compiles a Service. `commented`: rules for single endpoints carry comments.
+    pub(crate) fn of(
+        ports: &[ServicePort],
+        endpoints: &Endpoints,
+        config: &Config,
+        facts: &NodeFacts,
+        commented: bool,
+    ) -> Self {
+        let mut rules = Self::default();
+        for port in ports {
+            let endpoints = endpoints.get(&port.name.port).map_or(&[][..], Vec::as_slice);
+            let port = PortRules::new(port, endpoints, config, facts, commented);
+            port.add_frontends(&mut rules.entries);
+            port.add_chains(&mut rules.chains);
+        }
+        rules
+    }
+}
+
+/// One Service port while it is being compiled.
+pub(crate) struct PortRules<'a> {
+    pub(crate) port: &'a ServicePort,
+    pub(crate) choice: Choice,
+    pub(crate) config: &'a Config,
+    pub(crate) facts: &'a NodeFacts,
+    pub(crate) names: ServiceChains,
+    /// `namespace/name:port`
+    pub(crate) spn: String,
+    commented: bool,
+}
+
+impl<'a> PortRules<'a> {
+    fn new(
+        port: &'a ServicePort,
+        endpoints: &[Endpoint],
+        config: &'a Config,
+        facts: &'a NodeFacts,
+        commented: bool,
+    ) -> Self {
+        let choice = categorize(endpoints, port, facts);
+        let (names, spn) = (ServiceChains::of(&port.name), port.name.to_string());
+        Self { port, choice, config, facts, names, spn, commented }
+    }
+
+    /// What happens to internal traffic if it cannot be delivered: rejected if there is no endpoint anywhere, dropped if only
+    /// the policy stands in the way.
+    pub(crate) fn internal_refusal(&self) -> Option<Rule> {
+        self.refusal(self.port.internal_local)
+    }
+
+    /// The same for external traffic.
+    pub(crate) fn external_refusal(&self) -> Option<Rule> {
+        self.refusal(self.port.external_local)
+    }
+
+    fn refusal(&self, local: bool) -> Option<Rule> {
+        if !self.choice.any {
+            Some(Rule::to(Target::Reject(None)).because(format!("{} has no endpoints", self.spn)))
+        } else if local && self.choice.local.is_empty() {
+            Some(Rule::to(Target::Drop).because(format!("{} has no local endpoints", self.spn)))
+        } else {
+            None
+        }
+    }
+
+    /// The policy chain of the cluster IP.
+    pub(crate) fn internal_chain(&self) -> ChainName {
+        if self.port.internal_local { self.names.local() } else { self.names.cluster() }
+    }
+
+    pub(crate) fn has_firewall(&self) -> bool {
+        self.choice.any && !self.port.load_balancer_ips.is_empty() && !self.port.source_ranges.is_empty()
+    }
+
+    fn has_external(&self) -> bool {
+        self.choice.any && self.port.externally_accessible()
+    }
+
+    /// Whether endpoints stand in the dispatch chain: few of them, and nothing else needs a chain of the Service.
+    pub(crate) fn is_inlined(&self) -> bool {
+        self.config.bpf
+            && self.port.affinity.is_none()
+            && !self.has_external()
+            && self.internal_endpoints().len() <= INLINED_ENDPOINTS
+    }
+
+    fn internal_endpoints(&self) -> &[Endpoint] {
+        if self.port.internal_local { &self.choice.local } else { &self.choice.cluster }
+    }
+
+    /// The rules of an inlined Service port, in its dispatch chain.
+    pub(crate) fn inlined_rules(&self) -> Vec<Rule> {
+        let mut rules: Vec<_> = self.internal_masquerade().into_iter().collect();
+        for (rule, endpoint) in choices(self.internal_endpoints()) {
+            let rule = Rule { target: Some(Target::Dnat(endpoint.address)), ..rule };
+            rules.push(self.at(self.port.cluster_ip, rule).because(format!("{} cluster IP", self.spn)));
+        }
+        rules
+    }
+
+    /// Files all chains of the Service port.
+    fn add_chains(&self, chains: &mut BTreeMap<ChainName, Vec<Rule>>) {
+        let internal = self.internal_refusal().is_none();
+        if internal && self.is_inlined() {
+            return;
+        }
+        let policies = [
+            (false, &self.choice.cluster, self.names.cluster()),
+            (true, &self.choice.local, self.names.local()),
+        ];
+        for (local, endpoints, name) in policies {
+            if !endpoints.is_empty() {
+                let masquerade = internal && self.port.internal_local == local;
+                chains.insert(name, self.policy_chain(endpoints, masquerade));
+                self.add_endpoint_chains(endpoints, chains);
+            }
+        }
+        if self.has_external() {
+            chains.insert(self.names.external(), self.external_chain());
+        }
+        if self.has_firewall() {
+            chains.insert(self.names.firewall(), self.firewall_chain());
+        }
+    }
+
+    /// A policy chain: masquerading of cluster-IP traffic, affinity, random choice.
+    fn policy_chain(&self, endpoints: &[Endpoint], masquerade: bool) -> Vec<Rule> {
+        let mut rules = Vec::with_capacity(endpoints.len() + 1);
+        if masquerade {
+            rules.extend(self.internal_masquerade());
+        }
+        if let Some(seconds) = self.port.affinity {
+            for endpoint in endpoints {
+                let chain = self.names.endpoint(endpoint.address);
+                let list = chain.as_str().into();
+                let recall = Match::Affinity { list, action: Affinity::Recall { seconds } };
+                rules.push(self.endpoint_comment(Rule::to(Target::Jump(chain)).when(recall), endpoint));
+            }
+        }
+        for (rule, endpoint) in choices(endpoints) {
+            let target = if self.has_endpoint_chains() {
+                Target::Jump(self.names.endpoint(endpoint.address))
+            } else {
+                Target::Dnat(endpoint.address)
+            };
+            let rule = Rule { target: Some(target), ..rule };
+            let rule = if self.has_endpoint_chains() {
+                rule
+            } else {
+                rule.when(Match::protocol(self.port.protocol()))
+            };
+            rules.push(self.endpoint_comment(rule, endpoint));
+        }
+        rules
+    }
+
+    fn has_endpoint_chains(&self) -> bool {
+        !self.config.bpf || self.port.affinity.is_some()
+    }
+
+    fn add_endpoint_chains(&self, endpoints: &[Endpoint], chains: &mut BTreeMap<ChainName, Vec<Rule>>) {
+        if self.has_endpoint_chains() {
+            for endpoint in endpoints {
+                chains.insert(self.names.endpoint(endpoint.address), self.endpoint_chain(endpoint));
+            }
+        }
+    }
+
+    fn endpoint_chain(&self, endpoint: &Endpoint) -> Vec<Rule> {
+        let mut rules = Vec::with_capacity(2);
+        if !self.config.bpf {
+            let itself = Match::Source { net: IpNet::from(endpoint.address.ip()), negated: false };
+            rules.push(self.plain_comment(mark().when(itself)));
+        }
+        let mut dnat = Rule::to(Target::Dnat(endpoint.address)).when(Match::protocol(self.port.protocol()));
+        if self.port.affinity.is_some() {
+            let list = self.names.endpoint(endpoint.address).as_str().into();
+            dnat = dnat.when(Match::Affinity { list, action: Affinity::Remember });
+        }
+        rules.push(self.plain_comment(dnat));
+        rules
+    }
+
+    fn endpoint_comment(&self, rule: Rule, endpoint: &Endpoint) -> Rule {
+        if self.commented { rule.because(format!("{} -> {}", self.spn, endpoint.address)) } else { rule }
+    }
+
+    fn plain_comment(&self, rule: Rule) -> Rule {
+        if self.commented { rule.because(&self.spn) } else { rule }
+    }
+
+    /// Matches the cluster IP, so that external traffic which reaches the same chain is not affected.
+    fn internal_masquerade(&self) -> Option<Rule> {
+        let rule = if self.config.masquerade_all {
+            mark()
+        } else {
+            mark().when(self.config.detector.not_local(self.facts.family)?)
+        };
+        Some(self.at(self.port.cluster_ip, rule).because(format!("{} cluster IP", self.spn)))
+    }
+
+    fn external_chain(&self) -> Vec<Rule> {
+        let spn = &self.spn;
+        let to_cluster = || Rule::to(Target::Jump(self.names.cluster()));
+        if !self.port.external_local {
+            return vec![
+                mark().because(format!("masquerade traffic for {spn} external destinations")),
+                to_cluster(),
+            ];
+        }
+        let mut rules = Vec::with_capacity(4);
+        // Pods and the node itself reach all endpoints, as if the address were the cluster IP: the policy is for clients
+        // from outside, whose address it preserves. (There is a cluster endpoint whenever there is any.)
+        let from_node = || Match::Local { side: AddressSide::Source, negated: false };
+        if let Some(from_pod) = self.config.detector.local(self.facts.family) {
+            let rule = to_cluster().when(from_pod);
+            rules.push(rule.because(format!("pod traffic for {spn} external destinations")));
+        }
+        let masquerade = mark().when(from_node());
+        rules.push(masquerade.because(format!("masquerade LOCAL traffic for {spn} external destinations")));
+        let route = to_cluster().when(from_node());
+        rules.push(route.because(format!("route LOCAL traffic for {spn} external destinations")));
+        if !self.choice.local.is_empty() {
+            rules.push(Rule::to(Target::Jump(self.names.local())));
+        }
+        rules
+    }
+
+    fn firewall_chain(&self) -> Vec<Rule> {
+        let ranges = &self.port.source_ranges;
+        let mut sources: Vec<IpNet> = ranges.clone();
+        // A node that has the load balancer's address on one of its interfaces may use it as its source.
+        if ranges.iter().any(|range| range.contains(&self.facts.node_ip)) {
+            sources.extend(self.port.load_balancer_ips.iter().copied().map(<IpNet as From<IpAddr>>::from));
+        }
+        let admit = |net| {
+            let rule =
+                Rule::to(Target::Jump(self.names.external())).when(Match::Source { net, negated: false });
+            rule.because(format!("{} loadbalancer IP", self.spn))
+        };
+        let mut rules: Vec<_> = sources.into_iter().map(admit).collect();
+        let note = format!("other traffic to {} will be dropped by {}", self.spn, wellknown::PROXY_FIREWALL);
+        rules.push(Rule::default().because(note));
+        rules
+    }
+}
+
+/// A rule that asks for masquerading.
+fn mark() -> Rule {
+    Rule::to(Target::Jump(ChainName::from(wellknown::MARK_MASQ)))
+}
+
+/// One rule per endpoint, so that each is chosen equally often: 1/n, then 1/(n-1) of the rest, the last always.
+fn choices(endpoints: &[Endpoint]) -> impl Iterator<Item = (Rule, &Endpoint)> {
+    let left = (1..=u32::try_from(endpoints.len()).unwrap_or(u32::MAX)).rev();
+    endpoints.iter().zip(left).map(|(endpoint, left)| {
+        let rule = Rule::default();
+        let rule = if left > 1 { rule.when(Match::Random(Probability::one_in(left))) } else { rule };
+        (rule, endpoint)
+    })
+}

@@ -1,0 +1,368 @@
+//! The tree itself: a radix tree over paths, sixteen ways per step, with rule counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{INLINE_MAX, LEAF_MAX, Path, Space};
+use crate::{
+    names,
+    rule::{Rule, Target},
+    ruleset::ChainName,
+    service_port::ServicePortName,
+};
+
+/// Identity of an entry, and its order in a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct EntryId {
+    /// Where it belongs.
+    pub(crate) path: Path,
+    /// Whose it is: two Services may claim the same external address.
+    pub(crate) owner: ServicePortName,
+    /// Which of the owner's frontends: an external address may be a load-balancer address, too.
+    pub(crate) frontend: u8,
+}
+
+/// A tree of dispatch chains below a root chain.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    space: Space,
+    /// Prefix of the names of its chains.
+    prefix: &'static str,
+    root: Option<Node>,
+    /// Chains of nodes that are no more, or are called differently now.
+    dropped: BTreeSet<ChainName>,
+}
+
+#[derive(Debug)]
+enum Node {
+    Bucket(Bucket),
+    Branch(Box<Branch>),
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    entries: BTreeMap<EntryId, Vec<Rule>>,
+    rules: usize,
+    dirty: bool,
+}
+
+#[derive(Debug)]
+struct Branch {
+    /// Steps that all entries have in common. At least two children, one for each next step that occurs.
+    prefix: Path,
+    children: [Option<Node>; 16],
+    rules: usize,
+    dirty: bool,
+}
+
+impl Tree {
+    pub(crate) fn new(space: Space, prefix: &'static str) -> Self {
+        Self { space, prefix, root: None, dropped: BTreeSet::new() }
+    }
+
+    /// Number of rules in the tree.
+    pub(crate) fn rules(&self) -> usize {
+        self.root.as_ref().map_or(0, Node::rules)
+    }
+
+    /// Adds an entry, or replaces it.
+    pub(crate) fn insert(&mut self, id: EntryId, rules: Vec<Rule>) {
+        self.remove(&id);
+        let mut drops = Drops { space: self.space, prefix: self.prefix, names: &mut self.dropped };
+        match &mut self.root {
+            Some(root) => root.insert(&Path::of_root(), id, rules, &mut drops),
+            None => self.root = Some(Node::Bucket(Bucket::of(id, rules))),
+        }
+    }
+
+    /// Removes an entry, if it is there.
+    pub(crate) fn remove(&mut self, id: &EntryId) {
+        let mut drops = Drops { space: self.space, prefix: self.prefix, names: &mut self.dropped };
+        if let Some(root) = &mut self.root {
+            root.remove(&Path::of_root(), id, &mut drops);
+            if root.rules() == 0 && root.is_empty() {
+                self.root = None;
+            }
+        }
+    }
+
+    /// The rules of the root chain.
+    pub(crate) fn root_rules(&self) -> Vec<Rule> {
+        self.root.as_ref().map_or_else(Vec::new, |root| self.content(root, 0))
+    }
+
+    /// The chains below the root that may differ since the last call; `None` for those that are no more.
+    pub(crate) fn take_touched(&mut self) -> Vec<(ChainName, Option<Vec<Rule>>)> {
+        let mut touched: Vec<_> =
+            std::mem::take(&mut self.dropped).into_iter().map(|name| (name, None)).collect();
+        if let Some(mut root) = self.root.take() {
+            if std::mem::take(root.dirty_mut()) {
+                self.collect_below(&mut root, &mut touched);
+            }
+            self.root = Some(root);
+        }
+        touched
+    }
+
+    fn collect_below(&self, node: &mut Node, touched: &mut Vec<(ChainName, Option<Vec<Rule>>)>) {
+        let Node::Branch(branch) = node else { return };
+        for (step, child) in branch.children.iter_mut().enumerate() {
+            let Some(child) = child else { continue };
+            if !std::mem::take(child.dirty_mut()) {
+                continue;
+            }
+            let path = child.path(&branch.prefix.extended(step));
+            let rules = (!child.is_inlined()).then(|| self.content(child, path.len()));
+            touched.push((self.name(&path), rules));
+            self.collect_below(child, touched);
+        }
+    }
+
+    /// The rules of a node's chain; `known` steps have been matched by whoever leads there.
+    fn content(&self, node: &Node, known: usize) -> Vec<Rule> {
+        let branch = match node {
+            Node::Bucket(bucket) => return bucket.all_rules().cloned().collect(),
+            Node::Branch(branch) => branch,
+        };
+        let mut content = Vec::new();
+        for (step, child) in branch.children.iter().enumerate() {
+            match child {
+                Some(Node::Bucket(bucket)) if bucket.rules <= INLINE_MAX => {
+                    content.extend(bucket.all_rules().cloned());
+                }
+                Some(child) => {
+                    let path = child.path(&branch.prefix.extended(step));
+                    let jump = Rule::to(Target::Jump(self.name(&path)));
+                    content.push(self.space.guard(jump, &path, known));
+                }
+                None => {}
+            }
+        }
+        content
+    }
+
+    fn name(&self, path: &Path) -> ChainName {
+        names::dispatch_chain(self.prefix, &self.space.text(path))
+    }
+}
+
+/// Collects the names of chains that vanish during one operation.
+struct Drops<'a> {
+    space: Space,
+    prefix: &'static str,
+    names: &'a mut BTreeSet<ChainName>,
+}
+
+impl Drops<'_> {
+    fn add(&mut self, path: &Path) {
+        self.names.insert(names::dispatch_chain(self.prefix, &self.space.text(path)));
+    }
+}
+
+impl Bucket {
+    fn of(id: EntryId, rules: Vec<Rule>) -> Self {
+        let mut bucket = Self::default();
+        bucket.insert(id, rules);
+        bucket
+    }
+
+    fn insert(&mut self, id: EntryId, rules: Vec<Rule>) {
+        self.rules += rules.len();
+        self.entries.insert(id, rules);
+        self.dirty = true;
+    }
+
+    fn all_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.entries.values().flatten()
+    }
+
+    /// Steps that all entries have in common: those that the first and the last have, because entries are sorted.
+    fn common(&self) -> Option<Path> {
+        let (first, last) = (self.entries.keys().next()?, self.entries.keys().next_back()?);
+        Some(first.path.prefix(first.path.common(&last.path)))
+    }
+
+    /// Too many rules, and not all for the same frontend.
+    fn split_at(&self) -> Option<Path> {
+        let whole = self.entries.keys().next()?.path.len();
+        self.common().filter(|common| self.rules > LEAF_MAX && common.len() < whole)
+    }
+}
+
+impl Node {
+    fn rules(&self) -> usize {
+        match self {
+            Self::Bucket(bucket) => bucket.rules,
+            Self::Branch(branch) => branch.rules,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Bucket(bucket) if bucket.entries.is_empty())
+    }
+
+    fn is_inlined(&self) -> bool {
+        matches!(self, Self::Bucket(bucket) if bucket.rules <= INLINE_MAX)
+    }
+
+    fn dirty_mut(&mut self) -> &mut bool {
+        match self {
+            Self::Bucket(bucket) => &mut bucket.dirty,
+            Self::Branch(branch) => &mut branch.dirty,
+        }
+    }
+
+    /// What its chain is called after: a bucket's place in the tree, a branch's common steps.
+    fn path(&self, slot: &Path) -> Path {
+        match self {
+            Self::Bucket(_) => slot.clone(),
+            Self::Branch(branch) => branch.prefix.clone(),
+        }
+    }
+
+    fn insert(&mut self, slot: &Path, id: EntryId, rules: Vec<Rule>, drops: &mut Drops<'_>) {
+        match self {
+            Self::Bucket(bucket) => {
+                bucket.insert(id, rules);
+                if let Some(common) = bucket.split_at() {
+                    drops.add(slot);
+                    *self = Self::split(std::mem::take(bucket), common);
+                }
+            }
+            Self::Branch(branch) if branch.prefix.common(&id.path) < branch.prefix.len() => {
+                branch.dirty = true;
+                let prefix = branch.prefix.prefix(branch.prefix.common(&id.path));
+                let mut above = Branch { prefix, children: Default::default(), rules: 0, dirty: true };
+                above.adopt(self.take());
+                above.rules += rules.len();
+                let step = id.path.step(above.prefix.len());
+                above.set_child(step, Self::Bucket(Bucket::of(id, rules)));
+                *self = Self::Branch(Box::new(above));
+            }
+            Self::Branch(branch) => branch.insert(id, rules, drops),
+        }
+    }
+
+    /// Leaves an empty bucket behind.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Bucket(Bucket::default()))
+    }
+
+    fn split(bucket: Bucket, common: Path) -> Self {
+        let mut branch =
+            Branch { prefix: common, children: Default::default(), rules: bucket.rules, dirty: true };
+        let mut parts: BTreeMap<usize, Bucket> = BTreeMap::new();
+        for (id, rules) in bucket.entries {
+            parts.entry(id.path.step(branch.prefix.len())).or_default().insert(id, rules);
+        }
+        for (step, part) in parts {
+            let child = match part.split_at() {
+                Some(common) => Self::split(part, common),
+                None => Self::Bucket(part),
+            };
+            branch.set_child(step, child);
+        }
+        Self::Branch(Box::new(branch))
+    }
+
+    fn remove(&mut self, slot: &Path, id: &EntryId, drops: &mut Drops<'_>) {
+        match self {
+            Self::Bucket(bucket) => {
+                if let Some(rules) = bucket.entries.remove(id) {
+                    bucket.rules -= rules.len();
+                    bucket.dirty = true;
+                }
+            }
+            Self::Branch(branch) => {
+                if !branch.remove(id, drops) {
+                    return;
+                }
+                if branch.rules <= LEAF_MAX {
+                    let mut bucket = Bucket::default();
+                    self.take().drain_into(slot, &mut bucket, drops);
+                    *self = Self::Bucket(bucket);
+                } else if let Some(only) = branch.take_only_child(drops) {
+                    *self = only;
+                }
+            }
+        }
+    }
+
+    /// Moves all entries to `bucket`; the chains of the subtree vanish.
+    fn drain_into(self, slot: &Path, bucket: &mut Bucket, drops: &mut Drops<'_>) {
+        drops.add(&self.path(slot));
+        match self {
+            Self::Bucket(old) => {
+                for (id, rules) in old.entries {
+                    bucket.insert(id, rules);
+                }
+            }
+            Self::Branch(branch) => {
+                let Branch { prefix, children, .. } = *branch;
+                for (step, child) in children.into_iter().enumerate() {
+                    if let Some(child) = child {
+                        child.drain_into(&prefix.extended(step), bucket, drops);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Branch {
+    fn set_child(&mut self, step: usize, child: Node) {
+        if let Some(place) = self.children.get_mut(step) {
+            *place = Some(child);
+        }
+    }
+
+    /// Takes a branch that has more steps in common as a child.
+    fn adopt(&mut self, node: Node) {
+        if let Node::Branch(child) = &node {
+            self.rules += child.rules;
+            self.set_child(child.prefix.step(self.prefix.len()), node);
+        }
+    }
+
+    fn insert(&mut self, id: EntryId, rules: Vec<Rule>, drops: &mut Drops<'_>) {
+        self.dirty = true;
+        self.rules += rules.len();
+        let step = id.path.step(self.prefix.len());
+        let slot = self.prefix.extended(step);
+        match self.children.get_mut(step).and_then(Option::as_mut) {
+            Some(child) => child.insert(&slot, id, rules, drops),
+            None => self.set_child(step, Node::Bucket(Bucket::of(id, rules))),
+        }
+    }
+
+    /// Whether the entry was there.
+    fn remove(&mut self, id: &EntryId, drops: &mut Drops<'_>) -> bool {
+        let step = id.path.step(self.prefix.len());
+        let slot = self.prefix.extended(step);
+        let Some(place) = self.children.get_mut(step) else { return false };
+        let Some(child) = place else { return false };
+        let before = child.rules();
+        child.remove(&slot, id, drops);
+        let removed = before - child.rules();
+        if child.is_empty() {
+            *place = None;
+            drops.add(&slot);
+        }
+        self.rules -= removed;
+        self.dirty |= removed > 0;
+        removed > 0
+    }
+
+    /// Its child, if it has only one: such a branch is none.
+    fn take_only_child(&mut self, drops: &mut Drops<'_>) -> Option<Node> {
+        let mut children = self.children.iter_mut().enumerate().filter(|(_, child)| child.is_some());
+        let (step, only) = children.next()?;
+        if children.next().is_some() {
+            return None;
+        }
+        let mut only = only.take()?;
+        drops.add(&self.prefix);
+        drops.add(&only.path(&self.prefix.extended(step)));
+        *only.dirty_mut() = true;
+        Some(only)
+    }
+}

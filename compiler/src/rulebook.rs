@@ -1,0 +1,257 @@
+//! The rulebook: a ruleset that is kept up to date, and the record of what changed in it.
+//!
+//! Invariants: after any series of refreshes the ruleset equals the one that [`compile`] builds afresh; a refresh costs what
+//! the dirty Services cost, not what all do; every change of a chain goes through [`Rulebook::set_chain`], so none is missed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fairlead_objects::ServiceKey;
+
+use crate::{
+    chains::ServiceRules,
+    config::Config,
+    delta::{ChainRef, Delta},
+    dispatch::{LEAF_MAX, Space, Tree},
+    facts::NodeFacts,
+    frontends::Scope,
+    matches::{AddressSide, Match},
+    names,
+    rule::{Rule, Target},
+    ruleset::{Chain, ChainName, Ruleset, Table, wellknown},
+    state::ProxyState,
+    statics,
+};
+
+/// Builds the ruleset of a whole state.
+pub fn compile(state: &ProxyState, config: &Config, facts: &NodeFacts) -> Ruleset {
+    let mut book = Rulebook::new(config.clone(), facts.clone());
+    let all = state.services().map(|(key, _)| key.clone()).collect();
+    book.refresh(state, &all);
+    book.ruleset
+}
+
+/// The ruleset of one family, refreshed Service by Service.
+#[derive(Debug)]
+pub struct Rulebook {
+    config: Config,
+    facts: NodeFacts,
+    services: BTreeMap<ServiceKey, ServiceRules>,
+    trees: BTreeMap<Scope, Tree>,
+    ruleset: Ruleset,
+    /// Rules for single endpoints carry comments: there are not too many endpoints.
+    commented: bool,
+    /// What touched chains were when changes were last taken.
+    before: BTreeMap<ChainRef, Option<Chain>>,
+}
+
+impl Rulebook {
+    /// The rulebook of a node without Services.
+    pub fn new(config: Config, facts: NodeFacts) -> Self {
+        let addresses = Space::Addresses(facts.family);
+        let trees = [
+            (Scope::Services, Tree::new(addresses, names::NAT_DISPATCH)),
+            (Scope::NodePorts, Tree::new(Space::Ports, names::NAT_DISPATCH)),
+            (Scope::RefusedServices, Tree::new(addresses, names::FILTER_SERVICES)),
+            (Scope::RefusedExternal, Tree::new(addresses, names::FILTER_EXTERNAL)),
+            (Scope::RefusedNodePorts, Tree::new(Space::Ports, names::FILTER_EXTERNAL)),
+            (Scope::Firewall, Tree::new(addresses, names::FILTER_FIREWALL)),
+            (Scope::HealthChecks, Tree::new(Space::Ports, names::FILTER_HEALTH)),
+        ];
+        let ruleset = Ruleset { family: facts.family, tables: BTreeMap::new(), jumps: statics::jumps() };
+        let mut book = Self {
+            config,
+            facts,
+            services: BTreeMap::new(),
+            trees: trees.into(),
+            ruleset,
+            commented: true,
+            before: BTreeMap::new(),
+        };
+        book.write_statics();
+        book
+    }
+
+    /// Takes over the state of the `dirty` Services, present or not.
+    pub fn refresh(&mut self, state: &ProxyState, dirty: &BTreeSet<ServiceKey>) {
+        let commented = state.endpoint_count() <= self.config.comment_limit;
+        if commented == self.commented {
+            self.rewrite(state, dirty);
+        } else {
+            // About as many endpoints as the limit are there, so this is cheap.
+            self.commented = commented;
+            self.rewrite(state, &self.every_service(state));
+        }
+    }
+
+    /// Takes over other settings or node facts, of the same family.
+    pub fn reconfigure(&mut self, config: Config, facts: NodeFacts, state: &ProxyState) {
+        self.config = config;
+        self.facts = facts;
+        self.commented = state.endpoint_count() <= self.config.comment_limit;
+        self.write_statics();
+        self.rewrite(state, &self.every_service(state));
+    }
+
+    /// The ruleset as it should be installed now.
+    pub fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The node facts in force.
+    pub fn facts(&self) -> &NodeFacts {
+        &self.facts
+    }
+
+    /// What changed since the last call; from a new rulebook everything, without jumps from built-in chains and without shared
+    /// chains. Those depend on what is installed: [`diff`](crate::diff) tells.
+    pub fn take_changes(&mut self) -> Delta {
+        let mut delta = Delta::default();
+        for (reference, before) in std::mem::take(&mut self.before) {
+            match self.ruleset.chain(&reference.table, reference.name.as_str()) {
+                None if before.is_some() => _ = delta.delete.insert(reference),
+                Some(chain) if !chain.shared && before.as_ref() != Some(chain) => {
+                    delta.put.insert(reference, chain.clone());
+                }
+                _ => {}
+            }
+        }
+        delta
+    }
+
+    fn every_service(&self, state: &ProxyState) -> BTreeSet<ServiceKey> {
+        self.services.keys().chain(state.services().map(|(key, _)| key)).cloned().collect()
+    }
+
+    fn rewrite(&mut self, state: &ProxyState, keys: &BTreeSet<ServiceKey>) {
+        let mut touched = BTreeSet::new();
+        for key in keys {
+            let ports = state.ports(key);
+            let rules = if ports.is_empty() {
+                ServiceRules::default()
+            } else {
+                ServiceRules::of(ports, &state.endpoints(key), &self.config, &self.facts, self.commented)
+            };
+            self.replace_service(key, rules, &mut touched);
+        }
+        self.write_dispatch(&touched);
+    }
+
+    fn replace_service(&mut self, key: &ServiceKey, new: ServiceRules, touched: &mut BTreeSet<Scope>) {
+        let old = self.services.remove(key).unwrap_or_default();
+        for ((scope, id), _) in old.entries.iter().filter(|(place, _)| !new.entries.contains_key(place)) {
+            touched.insert(*scope);
+            if let Some(tree) = self.trees.get_mut(scope) {
+                tree.remove(id);
+            }
+        }
+        for (place, rules) in
+            new.entries.iter().filter(|(place, rules)| old.entries.get(place) != Some(rules))
+        {
+            let (scope, id) = place;
+            touched.insert(*scope);
+            if let Some(tree) = self.trees.get_mut(scope) {
+                tree.insert(id.clone(), rules.clone());
+            }
+        }
+        for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
+            self.set_chain(Table::Nat, name.clone(), None);
+        }
+        for (name, rules) in new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(*rules)) {
+            self.set_chain(Table::Nat, name.clone(), Some(rules.clone().into()));
+        }
+        if new != ServiceRules::default() {
+            self.services.insert(key.clone(), new);
+        }
+    }
+
+    fn write_statics(&mut self) {
+        for (table, name, chain) in statics::chains(&self.config, &self.facts) {
+            self.set_chain(table, name, Some(chain));
+        }
+        let all = self.trees.keys().copied().collect();
+        self.write_dispatch(&all);
+    }
+
+    /// Writes what changed in the trees, below their roots and at them.
+    fn write_dispatch(&mut self, touched: &BTreeSet<Scope>) {
+        for scope in touched {
+            let table = root(*scope).0;
+            for (name, rules) in self.trees.get_mut(scope).map(Tree::take_touched).unwrap_or_default() {
+                self.set_chain(table.clone(), name, rules.map(Chain::from));
+            }
+        }
+        for (table, name) in touched.iter().map(|scope| root(*scope)).collect::<BTreeSet<_>>() {
+            match (&table, name) {
+                (Table::Nat, wellknown::SERVICES) => {
+                    let mut rules = self.root_rules(Scope::Services);
+                    rules.extend(statics::node_port_dispatch(&self.config, &self.facts));
+                    self.set_chain(table, name.into(), Some(rules.into()));
+                }
+                (_, wellknown::EXTERNAL_SERVICES) => self.write_external(),
+                _ => {
+                    let rules = touched.iter().filter(|scope| root(**scope) == (table.clone(), name));
+                    let rules: Vec<_> = rules.flat_map(|scope| self.root_rules(*scope)).collect();
+                    self.set_chain(table, name.into(), Some(rules.into()));
+                }
+            }
+        }
+    }
+
+    /// filter KUBE-EXTERNAL-SERVICES has two trees: addresses, and behind them ports of the node, in a chain of their own unless
+    /// all are few.
+    fn write_external(&mut self) {
+        let ports_chain = names::dispatch_chain(names::FILTER_EXTERNAL, "node-ports");
+        let mut rules = self.root_rules(Scope::RefusedExternal);
+        let ports = self.root_rules(Scope::RefusedNodePorts);
+        let total: usize = [Scope::RefusedExternal, Scope::RefusedNodePorts]
+            .map(|scope| self.rule_count(scope))
+            .iter()
+            .sum();
+        if total <= LEAF_MAX {
+            rules.extend(ports);
+            self.set_chain(Table::Filter, ports_chain, None);
+        } else if ports.is_empty() {
+            self.set_chain(Table::Filter, ports_chain, None);
+        } else {
+            let to_node = Match::Local { side: AddressSide::Destination, negated: false };
+            rules.push(Rule::to(Target::Jump(ports_chain.clone())).when(to_node));
+            self.set_chain(Table::Filter, ports_chain, Some(ports.into()));
+        }
+        self.set_chain(Table::Filter, wellknown::EXTERNAL_SERVICES.into(), Some(rules.into()));
+    }
+
+    fn root_rules(&self, scope: Scope) -> Vec<Rule> {
+        self.trees.get(&scope).map(Tree::root_rules).unwrap_or_default()
+    }
+
+    fn rule_count(&self, scope: Scope) -> usize {
+        self.trees.get(&scope).map_or(0, Tree::rules)
+    }
+
+    /// Writes a chain of the ruleset, or removes it.
+    fn set_chain(&mut self, table: Table, name: ChainName, chain: Option<Chain>) {
+        let chains = self.ruleset.tables.entry(table.clone()).or_default();
+        let old = match chain {
+            Some(chain) => chains.insert(name.clone(), chain),
+            None => chains.remove(&name),
+        };
+        self.before.entry(ChainRef::new(table, name)).or_insert(old);
+    }
+}
+
+/// The well-known chain that a tree hangs from.
+fn root(scope: Scope) -> (Table, &'static str) {
+    match scope {
+        Scope::Services => (Table::Nat, wellknown::SERVICES),
+        Scope::NodePorts => (Table::Nat, wellknown::NODE_PORTS),
+        Scope::RefusedServices => (Table::Filter, wellknown::SERVICES),
+        Scope::RefusedExternal | Scope::RefusedNodePorts => (Table::Filter, wellknown::EXTERNAL_SERVICES),
+        Scope::Firewall => (Table::Filter, wellknown::PROXY_FIREWALL),
+        Scope::HealthChecks => (Table::Filter, wellknown::NODE_PORTS),
+    }
+}

@@ -1,0 +1,225 @@
+//! The tracker: Services and EndpointSlices of one family as last seen, and which Services changed since last asked.
+//!
+//! Invariants: only what rules are made from is kept and compared, so that a change of metadata is no change; slices may
+//! come before their Service; order of arrival does not matter.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use fairlead_objects::{EndpointSlice, Family, Hints, NodeName, Service, ServiceKey, labels, parse_address};
+
+use crate::{
+    endpoint::{Endpoint, EndpointHints, Endpoints, PortKey},
+    service_port::ServicePort,
+};
+
+/// Services and merged slices of one family.
+#[derive(Clone, Debug)]
+pub struct ProxyState {
+    family: Family,
+    services: BTreeMap<ServiceKey, Vec<ServicePort>>,
+    /// Slices of each Service, by name.
+    slices: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Slice>>,
+    /// Which Service a slice, by namespace and name, belonged to when last seen.
+    owners: BTreeMap<(Arc<str>, Arc<str>), ServiceKey>,
+    endpoint_count: usize,
+    dirty: BTreeSet<ServiceKey>,
+}
+
+/// What is kept of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Slice {
+    ports: Vec<(PortKey, u16)>,
+    endpoints: Vec<SliceEndpoint>,
+}
+
+/// What is kept of an endpoint in a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "the three conditions of the API are independent")]
+struct SliceEndpoint {
+    address: IpAddr,
+    node: Option<Arc<str>>,
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+    hints: Option<Arc<EndpointHints>>,
+}
+
+impl ProxyState {
+    /// An empty state.
+    pub fn new(family: Family) -> Self {
+        Self {
+            family,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            endpoint_count: 0,
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Takes in a new or changed Service. One that nodes have nothing to do for counts as absent.
+    pub fn set_service(&mut self, service: &Service) {
+        let ports = ServicePort::of(service, self.family);
+        if ports.is_empty() {
+            self.remove_service(&service.key);
+        } else if self.services.get(&service.key) != Some(&ports) {
+            self.services.insert(service.key.clone(), ports);
+            self.dirty.insert(service.key.clone());
+        }
+    }
+
+    /// Forgets a Service. Its slices stay until they are removed.
+    pub fn remove_service(&mut self, key: &ServiceKey) {
+        if self.services.remove(key).is_some() {
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// Takes in a new or changed slice. One that nodes have nothing to do for counts as absent: another address type, no
+    /// Service, or labelled as headless.
+    pub fn set_slice(&mut self, slice: &EndpointSlice) {
+        let Some(name) = slice.metadata.name.as_deref() else { return };
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or("default");
+        let owner = slice.service_key().filter(|_| {
+            slice.address_type.family() == Some(self.family) && slice.label(labels::HEADLESS).is_none()
+        });
+        let id: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
+        if self.owners.get(&id) != owner.as_ref() {
+            self.remove_slice(namespace, name);
+        }
+        let Some(owner) = owner else { return };
+        let lean = Slice::of(slice, self.family);
+        let count = lean.count();
+        match self.slices.entry(owner.clone()).or_default().entry(Arc::clone(&id.1)) {
+            Entry::Occupied(stored) if *stored.get() == lean => return,
+            Entry::Occupied(mut stored) => self.endpoint_count -= stored.insert(lean).count(),
+            Entry::Vacant(vacant) => _ = vacant.insert(lean),
+        }
+        self.endpoint_count += count;
+        self.owners.insert(id, owner.clone());
+        self.dirty.insert(owner);
+    }
+
+    /// Forgets a slice.
+    pub fn remove_slice(&mut self, namespace: &str, name: &str) {
+        let Some(owner) = self.owners.remove(&(namespace.into(), name.into())) else { return };
+        if let Entry::Occupied(mut slices) = self.slices.entry(owner.clone()) {
+            self.endpoint_count -= slices.get_mut().remove(name).map_or(0, |slice| slice.count());
+            if slices.get().is_empty() {
+                slices.remove();
+            }
+        }
+        self.dirty.insert(owner);
+    }
+
+    /// Services whose rules may have changed since the last call.
+    pub fn take_dirty(&mut self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// All Services, in order.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &[ServicePort])> {
+        self.services.iter().map(|(key, ports)| (key, ports.as_slice()))
+    }
+
+    /// The ports of a Service; empty if it is absent.
+    pub fn ports(&self, key: &ServiceKey) -> &[ServicePort] {
+        self.services.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Endpoints in all slices, times ports.
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoint_count
+    }
+
+    /// The endpoints of a Service, merged from its slices: the same address and port counts once, and what is not
+    /// terminating wins over what is.
+    pub fn endpoints(&self, key: &ServiceKey) -> Endpoints {
+        let mut merged: BTreeMap<PortKey, BTreeMap<SocketAddr, Endpoint>> = BTreeMap::new();
+        for slice in self.slices.get(key).into_iter().flat_map(BTreeMap::values) {
+            for (port, number) in &slice.ports {
+                let endpoints = merged.entry(port.clone()).or_default();
+                for endpoint in &slice.endpoints {
+                    let endpoint = endpoint.at(*number);
+                    match endpoints.entry(endpoint.address) {
+                        Entry::Occupied(_) if endpoint.terminating => {}
+                        Entry::Occupied(mut stored) => *stored.get_mut() = endpoint,
+                        Entry::Vacant(vacant) => _ = vacant.insert(endpoint),
+                    }
+                }
+            }
+        }
+        merged.into_iter().map(|(port, endpoints)| (port, sorted(endpoints))).collect()
+    }
+
+    /// What the health check of a Service counts: distinct addresses of ready endpoints on `node`, over all ports.
+    pub fn local_ready_count(&self, key: &ServiceKey, node: &NodeName) -> usize {
+        let endpoints = self.endpoints(key);
+        let local = endpoints.values().flatten().filter(|endpoint| endpoint.ready && endpoint.is_on(node));
+        local.map(|endpoint| endpoint.address.ip()).collect::<BTreeSet<_>>().len()
+    }
+}
+
+/// By text, as kube-proxy orders them: `10.0.0.10:80` comes before `10.0.0.2:80`.
+fn sorted(endpoints: BTreeMap<SocketAddr, Endpoint>) -> Vec<Endpoint> {
+    let mut endpoints: Vec<_> = endpoints.into_values().collect();
+    endpoints.sort_by_cached_key(|endpoint| endpoint.address.to_string());
+    endpoints
+}
+
+impl Slice {
+    fn of(slice: &EndpointSlice, family: Family) -> Self {
+        let ports = slice.ports.iter().filter_map(|port| {
+            let number = u16::try_from(port.port?).ok().filter(|number| *number != 0)?;
+            let name = port.name.as_deref().unwrap_or_default().into();
+            Some((PortKey { name, protocol: port.protocol.unwrap_or_default() }, number))
+        });
+        let endpoints = slice.endpoints.iter().filter_map(|endpoint| {
+            let address = parse_address(endpoint.addresses.first()?).ok()?;
+            (Family::of(address) == family).then(|| SliceEndpoint {
+                address,
+                node: endpoint.node_name.as_deref().map(Into::into),
+                ready: endpoint.conditions.ready.unwrap_or(true),
+                serving: endpoint.conditions.serving.unwrap_or(true),
+                terminating: endpoint.conditions.terminating.unwrap_or(false),
+                hints: endpoint.hints.as_deref().map(|hints| Arc::new(hints.into())),
+            })
+        });
+        Self { ports: ports.collect(), endpoints: endpoints.collect() }
+    }
+
+    fn count(&self) -> usize {
+        self.ports.len() * self.endpoints.len()
+    }
+}
+
+impl SliceEndpoint {
+    fn at(&self, port: u16) -> Endpoint {
+        Endpoint {
+            address: SocketAddr::new(self.address, port),
+            node: self.node.clone(),
+            ready: self.ready,
+            serving: self.serving,
+            terminating: self.terminating,
+            hints: self.hints.clone(),
+        }
+    }
+}
+
+impl From<&Hints> for EndpointHints {
+    fn from(hints: &Hints) -> Self {
+        Self {
+            zones: hints.for_zones.iter().map(|zone| zone.name.as_str().into()).collect(),
+            nodes: hints.for_nodes.iter().map(|node| node.name.as_str().into()).collect(),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Walks the first packet of a connection through the rules of a dump.
+//!
+//! ```text
+//!  arriving: nat PREROUTING ─> local? ─ yes ─> filter INPUT
+//!                                └──── no ──> filter FORWARD ─> nat POSTROUTING
+//!  sent by the node: nat OUTPUT ─> filter OUTPUT ─> nat POSTROUTING ─> local? ─ yes ─> filter INPUT
+//! ```
+//!
+//! A random match splits the walk in two; probabilities are exact. Affinity lists are empty. A match that we do not
+//! understand never holds, and a target that we do not understand does nothing: a trace tells what the typed rules do.
+//! `raw`, `mangle` and the node's routes and policies beyond "local or not" are not looked at.
+//!
+//! Invariant: the shares of all ways that packets take add up to one.
+
+mod packet;
+mod walk;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use fairlead_objects::Protocol;
+
+use crate::{
+    dump::Dump,
+    facts::NodeFacts,
+    probability::Share,
+    ruleset::{ChainName, Table},
+};
+
+/// The first packet of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port; rules of ours do not ask for it.
+    pub source_port: u16,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a packet comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A network interface, by name if that is known. An unknown name matches no `-i`.
+    Interface(Option<String>),
+    /// A process of the node.
+    Node,
+}
+
+/// The node that the packet meets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Its addresses; loopback need not be given.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Host {
+    /// Whether `address` is the node's own.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+}
+
+impl From<&NodeFacts> for Host {
+    fn from(facts: &NodeFacts) -> Self {
+        let mut addresses: Vec<_> = facts.own_addresses().collect();
+        addresses.push(facts.node_ip);
+        Self { addresses }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Delivered to an endpoint.
+    Accepted,
+    /// Not the destination of any Service: passes as it is.
+    NoMatch,
+    /// Refused with an answer.
+    Rejected,
+    /// Dropped without a word.
+    Dropped,
+}
+
+impl Outcome {
+    /// As printed: `accepted`, `no match`, `rejected`, `dropped`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::NoMatch => "no match",
+            Self::Rejected => "rejected",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// An endpoint that the packet may be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// How often.
+    pub probability: Share,
+    /// Whether the source is rewritten on the way there.
+    pub masquerade: bool,
+}
+
+/// A rule that held.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// Table.
+    pub table: Table,
+    /// Chain.
+    pub chain: ChainName,
+    /// Position in the chain, from 0.
+    pub index: usize,
+    /// Text of the rule.
+    pub rule: String,
+}
+
+/// What the rules do with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The best that can happen.
+    pub outcome: Outcome,
+    /// Share of each outcome that can happen.
+    pub shares: BTreeMap<Outcome, Share>,
+    /// Endpoints that it can reach, in the order in which they are met.
+    pub targets: Vec<Destination>,
+    /// Whether the source is rewritten, on any way.
+    pub masquerade: bool,
+    /// The rules that held, on any way, in the order in which they were met.
+    pub path: Vec<Step>,
+}
+
+/// Traces the first packet of a connection through the rules.
+pub fn trace(dump: &Dump, packet: &Packet, host: &Host) -> Trace {
+    let mut result = Trace {
+        outcome: Outcome::Dropped,
+        shares: BTreeMap::new(),
+        targets: Vec::new(),
+        masquerade: false,
+        path: Vec::new(),
+    };
+    for end in walk::ends(dump, packet, host) {
+        result.add(end);
+    }
+    result.outcome = result.shares.keys().next().copied().unwrap_or(Outcome::NoMatch);
+    result
+}
+
+impl Trace {
+    fn add(&mut self, end: walk::End) {
+        let walk::End { outcome, address, port, masquerade, share, path } = end;
+        let sum = self.shares.entry(outcome).or_insert(Share::NONE);
+        *sum = sum.or(share);
+        self.masquerade |= masquerade;
+        for step in path {
+            if !self.path.contains(&step) {
+                self.path.push(step);
+            }
+        }
+        if outcome != Outcome::Accepted {
+            return;
+        }
+        let same = |target: &&mut Destination| {
+            target.address == address && target.port == port && target.masquerade == masquerade
+        };
+        match self.targets.iter_mut().find(same) {
+            Some(target) => target.probability = target.probability.or(share),
+            None => self.targets.push(Destination { address, port, probability: share, masquerade }),
+        }
+    }
+}

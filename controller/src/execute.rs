@@ -1,0 +1,287 @@
+//! Execution: makes plans so. The only place that writes Endpoints and EndpointSlices.
+//!
+//! Invariants: every write carries what the plan was based on (resourceVersion in a PUT, uid and resourceVersion in a
+//! DELETE), so that nothing another has changed meanwhile is overwritten. Creates come before updates before deletes, so
+//! that an endpoint never disappears in between. Every request has a timeout. Every answer is applied to the index before
+//! the next request is made. An error that casts doubt on what the index knows marks the Service as suspect.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use fairlead_daemon::{
+    failure::{self, Class},
+    throttle::Throttle,
+};
+use fairlead_objects::{EndpointSlice, Endpoints, ServiceKey, labels};
+use fairlead_planner::{EndpointsPlan, ObjectRef, SlicePlan};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    index::{Gone, Index},
+    metrics::Metrics,
+    part::Part,
+};
+
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Who managed fields say that we are.
+const FIELD_MANAGER: &str = "fairlead-controller";
+
+/// Writes to the API server.
+pub struct Writer {
+    client: Client,
+    throttle: Throttle,
+    index: Arc<Mutex<Index>>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// POST.
+    Create,
+    /// PUT.
+    Update,
+    /// DELETE.
+    Delete,
+    /// GET and LIST, to learn what is really there.
+    Read,
+}
+
+impl Operation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Read => "read",
+        }
+    }
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("failed to {} {object}: {message}", operation.as_str())]
+pub struct WriteError {
+    /// What was being done.
+    pub operation: Operation,
+    /// To what, in words.
+    pub object: String,
+    /// What kind of failure it was.
+    pub class: Class,
+    /// What the API server or the connection said.
+    pub message: String,
+    /// How long the API server wants to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl WriteError {
+    /// Whether it only means that the index was behind: the next attempt starts from a fresh look.
+    pub fn is_stale(&self) -> bool {
+        matches!(self.class, Class::Conflict | Class::AlreadyExists)
+            || (self.class == Class::NotFound && self.operation == Operation::Update)
+    }
+
+    /// Whether the index may now be wrong about the Service: either it was before, or nobody knows whether the write
+    /// arrived.
+    fn casts_doubt(&self) -> bool {
+        !matches!(
+            self.class,
+            Class::Forbidden | Class::Unauthorized | Class::Invalid | Class::Throttled | Class::NamespaceTerminating
+        )
+    }
+
+    fn new(operation: Operation, object: impl fmt::Display, error: &kube::Error) -> Self {
+        let retry_after = match error {
+            kube::Error::Api(status) => status.details.as_ref().map(|details| details.retry_after_seconds),
+            _ => None,
+        };
+        Self {
+            operation,
+            object: object.to_string(),
+            class: Class::of(error),
+            message: failure::sentence(error),
+            retry_after: retry_after.filter(|seconds| *seconds > 0).map(|s| Duration::from_secs(s.into())),
+        }
+    }
+
+    fn timeout(operation: Operation, object: impl fmt::Display) -> Self {
+        let message = format!("no answer within {} seconds", PATIENCE.as_secs());
+        Self { operation, object: object.to_string(), class: Class::Timeout, message, retry_after: None }
+    }
+}
+
+/// What a request is about, for messages and metrics.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    part: Part,
+    key: &'a ServiceKey,
+    operation: Operation,
+    name: &'a str,
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.part {
+            Part::Endpoints => write!(f, "Endpoints {}", self.key),
+            Part::Slices => write!(f, "EndpointSlice {} for Service {}", self.name, self.key),
+            Part::Mirror => write!(f, "EndpointSlice {} for Endpoints {}", self.name, self.key),
+        }
+    }
+}
+
+impl Writer {
+    /// A writer that tells `index` what it did.
+    pub fn new(client: Client, throttle: Throttle, index: Arc<Mutex<Index>>, metrics: Arc<Metrics>) -> Self {
+        Self { client, throttle, index, metrics }
+    }
+
+    /// Does what a plan says about Endpoints.
+    pub async fn endpoints(&self, key: &ServiceKey, plan: EndpointsPlan) -> Result<(), WriteError> {
+        let api = Api::<Endpoints>::namespaced(self.client.clone(), &key.namespace);
+        let target = |operation| Target { part: Part::Endpoints, key, operation, name: &key.name };
+        match plan {
+            EndpointsPlan::Keep => {}
+            EndpointsPlan::Create(endpoints) => {
+                let request = api.create(&parameters(), &endpoints);
+                if let Some(created) = self.create(target(Operation::Create), request).await? {
+                    self.index.lock().wrote_endpoints(created);
+                }
+            }
+            EndpointsPlan::Update(endpoints) => {
+                let request = api.replace(&key.name, &parameters(), &endpoints);
+                let updated = self.request(target(Operation::Update), request).await?;
+                self.index.lock().wrote_endpoints(updated);
+            }
+            EndpointsPlan::Delete(gone) => match self.delete(target(Operation::Delete), &api, &gone).await? {
+                Some(lingering) => self.index.lock().wrote_endpoints(lingering),
+                None => self.index.lock().deleted_endpoints(key, Gone { name: gone.name, uid: gone.uid }),
+            },
+        }
+        Ok(())
+    }
+
+    /// Does what a plan says about slices; the first error ends it.
+    pub async fn slices(&self, key: &ServiceKey, part: Part, plan: SlicePlan) -> Result<(), WriteError> {
+        let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
+        for slice in &plan.create {
+            let name = slice.metadata.name.as_deref().unwrap_or_default();
+            let target = Target { part, key, operation: Operation::Create, name };
+            let Some(created) = self.create(target, api.create(&parameters(), slice)).await? else {
+                // The namespace is being deleted: everything in it will be.
+                return Ok(());
+            };
+            self.index.lock().wrote_slice(created);
+        }
+        for slice in &plan.update {
+            let name = slice.metadata.name.as_deref().unwrap_or_default();
+            let target = Target { part, key, operation: Operation::Update, name };
+            let updated = self.request(target, api.replace(name, &parameters(), slice)).await?;
+            self.index.lock().wrote_slice(updated);
+        }
+        for gone in plan.delete {
+            let target = Target { part, key, operation: Operation::Delete, name: &gone.name };
+            match self.delete(target, &api, &gone).await? {
+                Some(lingering) => self.index.lock().wrote_slice(lingering),
+                None => {
+                    let gone = Gone { name: gone.name, uid: gone.uid };
+                    self.index.lock().deleted_slice(&key.namespace, gone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the Endpoints and slices of a Service afresh, and applies them to the index.
+    pub async fn repair(&self, key: &ServiceKey) -> Result<(), WriteError> {
+        self.metrics.repaired();
+        let endpoints = Api::<Endpoints>::namespaced(self.client.clone(), &key.namespace);
+        let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
+        let selector = ListParams::default().labels(&format!("{}={}", labels::SERVICE_NAME, key.name));
+        let read = async { tokio::try_join!(endpoints.get_opt(&key.name), slices.list(&selector)) };
+        let object = format!("the objects of Service {key}");
+        match tokio::time::timeout(PATIENCE, read).await {
+            Err(_elapsed) => Err(WriteError::timeout(Operation::Read, object)),
+            Ok(Err(error)) => Err(WriteError::new(Operation::Read, object, &error)),
+            Ok(Ok((endpoints, list))) => {
+                let version = list.metadata.resource_version.clone();
+                self.index.lock().replace(key, endpoints, list.items, version.as_deref());
+                Ok(())
+            }
+        }
+    }
+
+    /// `None` if the namespace is being deleted, which is no error.
+    async fn create<K>(
+        &self,
+        target: Target<'_>,
+        request: impl Future<Output = kube::Result<K>>,
+    ) -> Result<Option<K>, WriteError> {
+        match self.request(target, request).await {
+            Ok(created) => Ok(Some(created)),
+            Err(error) if error.class == Class::NamespaceTerminating => {
+                tracing::debug!(service = %target.key, "nothing is created in a namespace that is being deleted");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the object if it lingers because of finalizers. That it is gone already is no error.
+    async fn delete<K>(&self, target: Target<'_>, api: &Api<K>, gone: &ObjectRef) -> Result<Option<K>, WriteError>
+    where
+        K: kube::Resource + Clone + fmt::Debug + serde::de::DeserializeOwned,
+    {
+        let preconditions =
+            Preconditions { uid: gone.uid.clone(), resource_version: gone.resource_version.clone() };
+        let parameters = DeleteParams::default().preconditions(preconditions);
+        match self.request(target, api.delete(&gone.name, &parameters)).await {
+            Ok(answer) => Ok(answer.left().filter(|object| {
+                object.meta().finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
+            })),
+            Err(error) if error.class == Class::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn request<T>(
+        &self,
+        target: Target<'_>,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, WriteError> {
+        self.throttle.acquire().await;
+        let error = match tokio::time::timeout(PATIENCE, request).await {
+            Ok(Ok(answer)) => {
+                self.metrics.wrote(target.part, target.operation.as_str());
+                return Ok(answer);
+            }
+            Ok(Err(error)) => WriteError::new(target.operation, target, &error),
+            Err(_elapsed) => WriteError::timeout(target.operation, target),
+        };
+        let gone_already = error.class == Class::NotFound && target.operation == Operation::Delete;
+        if !gone_already {
+            self.metrics.write_failed(target.part, error.class);
+            self.doubt(target, &error);
+        }
+        Err(error)
+    }
+
+    fn doubt(&self, target: Target<'_>, error: &WriteError) {
+        if !error.casts_doubt() {
+            return;
+        }
+        let mut index = self.index.lock();
+        if error.class == Class::AlreadyExists && target.part != Part::Endpoints {
+            index.suspect_name(target.key, target.name.to_owned());
+        } else {
+            index.suspect(target.key);
+        }
+    }
+}
+
+fn parameters() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}

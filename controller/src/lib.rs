@@ -1,0 +1,18 @@
+//! The control-plane half of Fairlead.
+//!
+//! ```text
+//!  API server ──watch──> Index ──dirty keys──> Queue ──> kube-runtime Controller ──> reconcile ──> API server
+//!             (watches)  (index)               (queue)   (primary)                   snapshot, plan, execute (leader only)
+//! ```
+//!
+//! The library exists for `fairlead-controller` and its tests; nothing else should depend on it. What should exist is
+//! decided in `fairlead-planner`; this crate knows the cluster, the clock and the client.
+//!
+//! Invariants: data flows one way, as drawn. Only [`execute`] writes to the API server, and only while this process holds
+//! the lease.
+
+pub mod backoff;
+pub mod index;
+pub mod part;
+pub mod primary;
+pub mod queue;

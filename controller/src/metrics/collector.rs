@@ -1,0 +1,60 @@
+//! What is read on each scrape: sizes, depths, and which watches are in sync.
+
+use std::{fmt, sync::Arc};
+
+use fairlead_daemon::readiness::Readiness;
+use parking_lot::Mutex;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+};
+
+use super::{label, resource};
+use crate::{
+    index::{Index, Kind},
+    part::Part,
+    queue::Queue,
+};
+
+pub(super) struct Collected {
+    pub(super) index: Arc<Mutex<Index>>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) readiness: Readiness,
+}
+
+impl fmt::Debug for Collected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collected").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Collected {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let sizes = self.index.lock().sizes();
+        let objects = Kind::ALL.into_iter().zip(sizes.objects).map(|(kind, size)| (resource(kind).to_owned(), size));
+        gauges(&mut encoder, "fairlead_index_objects", "Objects in the index", "resource", objects)?;
+        let depth = Part::ALL.into_iter().zip(self.queue.depth()).map(|(part, depth)| (label(part).to_owned(), depth));
+        gauges(&mut encoder, "fairlead_queue_depth", "Services with a change to deal with", "part", depth)?;
+        let gates = self.readiness.gates();
+        let synced = gates.iter().map(|gate| (gate.name().to_owned(), usize::from(gate.is_open())));
+        gauges(&mut encoder, "fairlead_watch_synced", "1 once the initial list is complete", "watch", synced)?;
+        let troubled = gates.iter().map(|gate| (gate.name().to_owned(), usize::from(gate.is_troubled())));
+        gauges(&mut encoder, "fairlead_watch_failing", "1 while a watch cannot be kept up", "watch", troubled)
+    }
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: impl Iterator<Item = (String, usize)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (value, count) in values {
+        let labels = [(label, value)];
+        ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! Clients of the API server, from flags.
+//!
+//! Invariants: nothing here talks to the network; a client that comes out of here may still find the server unreachable,
+//! which is for its users to survive. No client retries by itself: whoever asks knows better when to ask again.
+
+use std::{path::PathBuf, time::Duration};
+
+use axum::http::{HeaderValue, Uri, header::USER_AGENT};
+use clap::Args;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::Serialize;
+
+use crate::{failure, throttle::Throttle};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Set by the kubelet in every container.
+const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Flags of the connection to the API server.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "API server")]
+pub struct ClientFlags {
+    /// File with the address and credentials of the API server. Without it: the Pod's service account, else $KUBECONFIG,
+    /// else ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server, overriding the one in the kubeconfig
+    #[arg(long, value_name = "URL")]
+    pub master: Option<String>,
+
+    /// Requests per second that may be written to the API server on average; 0 means no limit of our own (API Priority
+    /// and Fairness protects the server)
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0)]
+    pub kube_api_qps: f64,
+
+    /// Requests that may be written at once before --kube-api-qps applies
+    #[arg(long, value_name = "NUMBER", default_value_t = 30)]
+    pub kube_api_burst: u32,
+}
+
+/// Why no client could be made. Every message is one line: what, where, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig file cannot be read or does not parse.
+    #[error("cannot use kubeconfig {}: {reason}; give a readable kubeconfig with --kubeconfig", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Neither a file nor a service account.
+    #[error(
+        "no API server configured: {reason}; give one with --kubeconfig or --master, or run in a Pod with a service account"
+    )]
+    Missing {
+        /// What was tried.
+        reason: String,
+    },
+    /// `--master` is not a URL.
+    #[error("--master {url:?} is not a URL: {reason}; expected e.g. https://10.0.0.1:6443")]
+    Master {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Certificates or credentials cannot be used.
+    #[error(
+        "cannot set up the connection to {server}: {reason}; check certificates and credentials in the kubeconfig"
+    )]
+    Setup {
+        /// Which server.
+        server: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Where the API server is, and clients for it.
+#[derive(Clone)]
+pub struct Clients {
+    config: Config,
+    /// For lists and watches.
+    pub read: Client,
+    /// For writes. Its callers set their own timeouts, and go through a [`Throttle`] first.
+    pub write: Client,
+}
+
+impl ClientFlags {
+    /// Makes clients that call themselves `agent` (`fairlead-controller/0.1.0`). Must run within a tokio runtime.
+    pub async fn clients(&self, agent: &str) -> Result<Clients, ClientError> {
+        let mut config = self.config().await?;
+        config.default_retry = false;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        if let Ok(agent) = HeaderValue::from_str(agent) {
+            config.headers.push((USER_AGENT, agent));
+        }
+        let read = client(config.clone())?;
+        let write = client(config.clone())?;
+        Ok(Clients { config, read, write })
+    }
+
+    /// The limit that the flags ask for.
+    pub fn throttle(&self) -> Throttle {
+        Throttle::new(self.kube_api_qps, self.kube_api_burst)
+    }
+
+    async fn config(&self) -> Result<Config, ClientError> {
+        let master = self.master.as_deref().map(parse_master).transpose()?;
+        let mut config = match (&self.kubeconfig, &master) {
+            (Some(path), _) => from_file(path).await?,
+            (None, Some(url)) => Config::new(url.clone()),
+            (None, None) if std::env::var_os(IN_CLUSTER).is_some() => Config::incluster()
+                .map_err(|error| ClientError::Missing { reason: failure::chain(&error) })?,
+            (None, None) => Config::from_kubeconfig(&KubeConfigOptions::default())
+                .await
+                .map_err(|error| ClientError::Missing { reason: failure::chain(&error) })?,
+        };
+        if let Some(url) = master {
+            config.cluster_url = url;
+        }
+        Ok(config)
+    }
+}
+
+impl Clients {
+    /// The server's URL, for messages.
+    pub fn server(&self) -> String {
+        self.config.cluster_url.to_string()
+    }
+
+    /// A client whose requests fail when no answer arrives within `timeout`; not for watches.
+    pub fn impatient(&self, timeout: Duration) -> Result<Client, ClientError> {
+        let mut config = self.config.clone();
+        config.connect_timeout = Some(timeout);
+        config.read_timeout = Some(timeout);
+        // Else the time that a pooled connection sat idle would count, too.
+        config.reset_reader_on_write = true;
+        client(config)
+    }
+}
+
+fn client(config: Config) -> Result<Client, ClientError> {
+    let server = config.cluster_url.to_string();
+    Client::try_from(config).map_err(|error| ClientError::Setup { server, reason: failure::sentence(&error) })
+}
+
+async fn from_file(path: &PathBuf) -> Result<Config, ClientError> {
+    let error = |error: kube::config::KubeconfigError| ClientError::File {
+        path: path.clone(),
+        reason: failure::chain(&error),
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)
+}
+
+fn parse_master(url: &str) -> Result<Uri, ClientError> {
+    let error = |reason: String| ClientError::Master { url: url.to_owned(), reason };
+    let uri: Uri = url.parse().map_err(|e: axum::http::uri::InvalidUri| error(e.to_string()))?;
+    match uri.scheme_str() {
+        Some("http" | "https") if uri.host().is_some() => Ok(uri),
+        _ => Err(error("no http or https scheme".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn missing_kubeconfig_is_named_with_a_remedy() {
+        let flags = ClientFlags { kubeconfig: Some("/nonexistent/config".into()), ..ClientFlags::default() };
+        let error = flags.clients("test/1").await.err().unwrap().to_string();
+        assert!(error.contains("/nonexistent/config") && error.contains("--kubeconfig"), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn master_that_is_no_url_is_refused() {
+        let flags = ClientFlags { master: Some("localhost:6443".to_owned()), ..ClientFlags::default() };
+        let error = flags.clients("test/1").await.err().unwrap().to_string();
+        assert!(error.contains("--master") && error.contains("localhost:6443"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn master_alone_is_enough() {
+        let flags = ClientFlags { master: Some("http://127.0.0.1:1".to_owned()), ..ClientFlags::default() };
+        assert_eq!(flags.clients("test/1").await.unwrap().server(), "http://127.0.0.1:1/");
+    }
+}

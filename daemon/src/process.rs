@@ -1,0 +1,76 @@
+//! Metrics of the process itself, read from /proc on each scrape (the names of Prometheus' client libraries).
+//!
+//! Invariant: what cannot be read is left out; a scrape never fails for it.
+
+use std::{fmt, fs};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+};
+
+/// Clock ticks per second in /proc: USER_HZ, 100 on every Linux port that matters to us.
+const TICKS: f64 = 100.0;
+
+/// The collector.
+#[derive(Debug)]
+pub(crate) struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Facts { cpu, start, resident, virtual_size, descriptors } = Facts::read();
+        let counter = MetricType::Counter;
+        let gauge = MetricType::Gauge;
+        for (name, help, kind, value) in [
+            ("process_cpu_seconds_total", "Processor time spent, in seconds", counter, cpu),
+            ("process_start_time_seconds", "Start of the process, in seconds since 1970", gauge, start),
+            ("process_resident_memory_bytes", "Resident memory, in bytes", gauge, resident),
+            ("process_virtual_memory_bytes", "Virtual memory, in bytes", gauge, virtual_size),
+            ("process_open_fds", "Open file descriptors", gauge, descriptors),
+        ] {
+            if let Some(value) = value {
+                let metric = encoder.encode_descriptor(name, help, None, kind)?;
+                ConstGauge::new(value).encode(metric)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Facts {
+    cpu: Option<f64>,
+    start: Option<f64>,
+    resident: Option<f64>,
+    virtual_size: Option<f64>,
+    descriptors: Option<f64>,
+}
+
+impl Facts {
+    fn read() -> Self {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The command in parentheses may hold spaces; fields are counted from behind it. The first one there is field 3.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
+        let boot = fs::read_to_string("/proc/stat").ok().and_then(|text| {
+            text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok())
+        });
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let bytes = |key: &str| {
+            let kilobytes =
+                status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"))?;
+            kilobytes.trim().parse::<f64>().ok().map(|kilobytes| kilobytes * 1024.0)
+        };
+        Self {
+            cpu: field(14).zip(field(15)).map(|(user, system)| (user + system) / TICKS),
+            start: field(22).zip(boot).map(|(ticks, boot)| boot + ticks / TICKS),
+            resident: bytes("VmRSS:"),
+            virtual_size: bytes("VmSize:"),
+            descriptors: fs::read_dir("/proc/self/fd")
+                .ok()
+                .and_then(|dir| u32::try_from(dir.count()).ok())
+                .map(f64::from),
+        }
+    }
+}

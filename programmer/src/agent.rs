@@ -1,0 +1,348 @@
+//! The node agent: everything put together.
+//!
+//! Invariants: whatever is missing on this host is told, in one line, before the API server is asked and before
+//! anything is written; the rules stay in place when the process ends, for whatever reason.
+
+use std::{fs, net::SocketAddr, sync::Arc};
+
+use axum::Router;
+use fairlead_daemon::{
+    admin::ListenError,
+    client::{ClientError, ClientFlags, Clients},
+    failure,
+    logging::LogFlags,
+    metrics::Metrics as Registry,
+    readiness::{Gate, Readiness},
+    shutdown,
+    watch::{Event, watch as watch_all},
+};
+use fairlead_objects::{EndpointSlice, Family, NodeObject, ServiceObject, labels};
+use futures::{Stream, StreamExt};
+use kube::{Api, Client};
+use kube_runtime::watcher;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    cleanup,
+    feed::{Change, Receivers, Services, Slices},
+    flags::Flags,
+    health::Health,
+    interfaces,
+    lane::{Lane, Wiring},
+    metrics::Metrics,
+    netfilter::{Features, Netfilter, Tool, ToolError, Variant, detect},
+    node_watch::{Audience, NoPodNetworks, NodeWatch},
+    own_node::{Kernel, basis},
+    servers,
+    settings::Settings,
+    sysctl,
+};
+
+/// Changes that may wait for a sync loop before a watch has to wait; the loop takes them in at any time.
+const WAITING_CHANGES: usize = 4096;
+/// What we call ourselves when we talk to the API server.
+const USER_AGENT: &str = concat!("fairlead-programmer/", env!("CARGO_PKG_VERSION"));
+
+/// Watches Services and EndpointSlices, and makes this node's packet filter forward Service traffic to endpoints.
+#[derive(clap::Parser, Clone, Debug)]
+#[command(name = "fairlead-programmer", version)]
+pub struct Command {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(flatten)]
+    client: ClientFlags,
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+/// Why the node agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Flags that cannot be used, one per line.
+    #[error("{0}")]
+    Flags(String),
+    /// The packet filter cannot be used.
+    #[error("cannot use the packet filter")]
+    Netfilter(#[source] ToolError),
+    /// There is no client.
+    #[error("cannot reach the API server")]
+    Client(#[from] ClientError),
+    /// Signals cannot be listened to.
+    #[error("cannot listen to signals")]
+    Signals(#[source] std::io::Error),
+    /// An address is taken, and `--bind-address-hard-fail` is set.
+    #[error("cannot serve")]
+    Listen(#[from] ListenError),
+    /// The Node lacks what rules need.
+    #[error("cannot detect local Pods")]
+    Node(#[from] NoPodNetworks),
+    /// The configuration could not be printed.
+    #[error("cannot print the configuration")]
+    Dump(#[source] serde_json::Error),
+    /// Rules could not be removed; the log says which.
+    #[error("{0} problems while removing rules")]
+    Cleanup(usize),
+    /// A task ended with a panic.
+    #[error("a task ended unexpectedly")]
+    Task(#[from] JoinError),
+}
+
+impl AgentError {
+    /// Exit code: 2 for bad input, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Flags(_)) { 2 } else { 1 }
+    }
+
+    /// The error and its causes in one line (one line for each flag that is wrong).
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Flags(lines) => lines.clone(),
+            other => failure::chain(other),
+        }
+    }
+}
+
+/// Does what the command line says.
+pub async fn run(command: Command) -> Result<(), AgentError> {
+    command.log.start().map_err(|error| AgentError::Flags(failure::chain(&error)))?;
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let settings = command.flags.validate(&host_name).map_err(|problems| {
+        AgentError::Flags(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
+    if command.flags.dump_config {
+        #[allow(clippy::print_stdout, reason = "this is what was asked for")]
+        {
+            println!("{}", settings.dump().map_err(AgentError::Dump)?);
+        }
+        return Ok(());
+    }
+    if command.flags.cleanup {
+        return clean_up(&settings).await;
+    }
+    if let Some(mode) = command.flags.unavailable_mode() {
+        warn!("--proxy-mode {mode} is not implemented: running iptables");
+    }
+    serve(settings, &command.client).await
+}
+
+/// Removes our rules from both families and both variants, as far as they are there.
+async fn clean_up(settings: &Settings) -> Result<(), AgentError> {
+    let variants = settings.variant.map_or_else(|| vec![Variant::Nft, Variant::Legacy], |variant| vec![variant]);
+    // Says what is missing, if nothing at all can be done.
+    detect(Family::V4, settings.variant).await.map_err(AgentError::Netfilter)?;
+    let mut problems = 0;
+    for family in Family::ALL.into_iter().filter(|family| *family == Family::V4 || sysctl::ipv6_is_enabled()) {
+        for variant in &variants {
+            let Ok(tool) = Tool::find(family, *variant).await else { continue };
+            if !tool.save_all().await.is_ok_and(|save| cleanup::concerns(&save)) {
+                continue;
+            }
+            for problem in cleanup::clean(&tool).await {
+                error!(%family, %variant, "{}", failure::chain(&problem));
+                problems += 1;
+            }
+            info!(%family, %variant, "rules removed");
+        }
+    }
+    if problems == 0 { Ok(()) } else { Err(AgentError::Cleanup(problems)) }
+}
+
+/// One family that can be programmed.
+struct Plane {
+    family: Family,
+    tool: Tool,
+    kernel: Kernel,
+}
+
+async fn serve(settings: Settings, client: &ClientFlags) -> Result<(), AgentError> {
+    let shutdown = shutdown::on_signal().map_err(AgentError::Signals)?;
+    let planes = planes(&settings).await?;
+    let clients = client.clients(USER_AGENT).await?;
+    info!(node = settings.node_name, server = clients.server(), "starting");
+    let agent = Agent {
+        registry: Registry::new(),
+        readiness: Readiness::default(),
+        health: Arc::new(Mutex::new(Health::new(settings.sync_period))),
+        tasks: JoinSet::new(),
+        shutdown,
+        settings,
+    };
+    agent.run(planes, &clients).await
+}
+
+/// The families that can be programmed: IPv4 must be, IPv6 is where it works.
+async fn planes(settings: &Settings) -> Result<Vec<Plane>, AgentError> {
+    let mut planes = vec![plane(Family::V4, settings).await.map_err(AgentError::Netfilter)?];
+    if sysctl::ipv6_is_enabled() {
+        match plane(Family::V6, settings).await {
+            Ok(plane) => planes.push(plane),
+            Err(error) => info!("IPv6 cannot be programmed: {}", failure::chain(&error)),
+        }
+    }
+    Ok(planes)
+}
+
+async fn plane(family: Family, settings: &Settings) -> Result<Plane, ToolError> {
+    let tool = detect(family, settings.variant).await?;
+    // Fails if the kernel does not have this family or variant.
+    tool.save("nat").await?;
+    let features = Features::probe(&tool).await;
+    let kernel = Kernel { features, liberal_tcp: sysctl::conntrack_is_liberal(), route_localnet: true };
+    let kernel = Kernel { route_localnet: route_localnet(family, settings, kernel), ..kernel };
+    info!(%family, variant = %tool.variant(), bpf = features.bpf, random_fully = features.random_fully, "packet filter");
+    Ok(Plane { family, tool, kernel })
+}
+
+/// Switches `route_localnet` on if node ports on localhost need it; false if they have to do without.
+fn route_localnet(family: Family, settings: &Settings, kernel: Kernel) -> bool {
+    if !basis(family, settings, kernel, None).config.localhost_node_ports_active(family) {
+        return false;
+    }
+    match sysctl::enable_route_localnet() {
+        Ok(changed) => {
+            if changed {
+                info!("switched on net.ipv4.conf.all.route_localnet, for node ports on 127.0.0.1");
+            }
+            true
+        }
+        Err(error) => {
+            warn!(
+                "cannot set net.ipv4.conf.all.route_localnet=1 ({error}): node ports do not work on 127.0.0.1; set it \
+                 yourself, make /proc/sys writable, or use --iptables-localhost-nodeports=false"
+            );
+            false
+        }
+    }
+}
+
+struct Agent {
+    settings: Settings,
+    registry: Registry,
+    readiness: Readiness,
+    health: Arc<Mutex<Health>>,
+    tasks: JoinSet<Result<(), AgentError>>,
+    shutdown: CancellationToken,
+}
+
+impl Agent {
+    async fn run(mut self, planes: Vec<Plane>, clients: &Clients) -> Result<(), AgentError> {
+        let metrics = self.registry.register(Metrics::register);
+        self.start_servers(&metrics);
+        let services = self.readiness.gate("Services");
+        let slices = self.readiness.gate("EndpointSlices");
+        // Rules do not wait for the Node for ever, so readiness does not either.
+        let node = Readiness::default().gate("Node");
+        let (receivers, senders) = self.start_lanes(planes, &metrics);
+        self.start_node_watch(senders, clients.read.clone(), node);
+        self.start_feeds(&receivers, &clients.read, services, slices);
+        self.wait().await
+    }
+
+    /// Waits for shutdown, or for the first task that ends before.
+    async fn wait(mut self) -> Result<(), AgentError> {
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                ended = self.tasks.join_next() => match ended {
+                    Some(result) => result??,
+                    None => break,
+                },
+            }
+        }
+        info!("ending; the rules stay in place");
+        self.tasks.shutdown().await;
+        Ok(())
+    }
+
+    fn start_servers(&mut self, metrics: &Metrics) {
+        if let Some(address) = self.settings.health_address {
+            let routes = servers::health_routes(&self.health, metrics, self.readiness.clone());
+            self.start_server(address, "--healthz-bind-address", routes);
+        }
+        let routes = servers::metrics_routes(self.registry.clone());
+        self.start_server(self.settings.metrics_address, "--metrics-bind-address", routes);
+    }
+
+    fn start_server(&mut self, address: SocketAddr, flag: &'static str, routes: Router) {
+        let (hard_fail, shutdown) = (self.settings.hard_fail, self.shutdown.clone());
+        self.tasks.spawn(async move { Ok(servers::serve(address, flag, routes, hard_fail, shutdown).await?) });
+    }
+
+    fn start_lanes(
+        &mut self,
+        planes: Vec<Plane>,
+        metrics: &Metrics,
+    ) -> (Receivers, Audience) {
+        let (mut receivers, mut senders) = (Vec::new(), Vec::new());
+        for Plane { family, tool, kernel } in planes {
+            let (changes, waiting) = mpsc::channel(WAITING_CHANGES);
+            let (sender, basis) = watch::channel(None);
+            let lane = Lane::new(Wiring {
+                family,
+                netfilter: Arc::new(tool),
+                changes: waiting,
+                basis,
+                addresses: interfaces::addresses,
+                sync_period: self.settings.sync_period,
+                min_sync_period: self.settings.min_sync_period,
+                gate: self.readiness.gate(format!("{family} rules")),
+                health: Arc::clone(&self.health),
+                metrics: metrics.clone(),
+            });
+            let shutdown = self.shutdown.clone();
+            self.tasks.spawn(async move { Ok(lane.run(shutdown).await?) });
+            receivers.push((family, changes));
+            senders.push((family, kernel, sender));
+        }
+        (Receivers(receivers), senders)
+    }
+
+    fn start_node_watch(
+        &mut self,
+        receivers: Audience,
+        client: Client,
+        gate: Gate,
+    ) {
+        let name = self.settings.node_name.clone();
+        let watch = NodeWatch { settings: self.settings.clone(), receivers, health: Arc::clone(&self.health) };
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let events = watch_all(Api::<NodeObject>::all(client), config, gate);
+        self.tasks.spawn(async move { Ok(watch.follow(events).await?) });
+    }
+
+    fn start_feeds(&mut self, receivers: &Receivers, client: &Client, services: Gate, slices: Gate) {
+        let config = watcher::Config::default()
+            .labels(&format!("!{}", labels::SERVICE_PROXY_NAME))
+            .fields("spec.clusterIP!=None");
+        let events = watch_all(Api::<ServiceObject>::all(client.clone()), config, services);
+        let mut known = Services::default();
+        self.start_feed(events, move |event| known.changes(event), receivers.clone());
+        let config = watcher::Config::default().labels(&format!("!{}", labels::HEADLESS));
+        let events = watch_all(Api::<EndpointSlice>::all(client.clone()), config, slices);
+        let mut known = Slices::default();
+        self.start_feed(events, move |event| known.changes(event), receivers.clone());
+    }
+
+    fn start_feed<K: Send + 'static>(
+        &mut self,
+        events: impl Stream<Item = Event<K>> + Send + 'static,
+        mut changes: impl FnMut(Event<K>) -> Vec<Change> + Send + 'static,
+        to: Receivers,
+    ) {
+        self.tasks.spawn(async move {
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                for change in changes(event) {
+                    to.send(change).await;
+                }
+            }
+            Ok(())
+        });
+    }
+}

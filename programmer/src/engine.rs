@@ -1,0 +1,191 @@
+//! Makes the kernel hold the rulebook's rules: the changes only, or after a comparison with everything installed.
+//!
+//! ```text
+//!  partial:  Rulebook ── take_changes ──────────────────────────> Delta ── batches ── render ──> restore
+//!  full:     save nat, filter ── parse ──> diff with the ruleset ──┘
+//! ```
+//!
+//! Invariants: a partial sync is only asked for when the kernel holds what the rulebook held before its last changes;
+//! after any error that is unknown, and the next sync must be full. A full sync compares typed rules and writes only
+//! what differs, so it leaves no gap, and it writes nothing when there is nothing to repair.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use fairlead_compiler::{Chain, ChainName, ChainRef, Delta, ParseError, Rulebook, Table, diff, parse, render, wellknown};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use crate::netfilter::{Netfilter, ToolError, Variant, declares};
+
+/// Services per restore in a full load on nft, where one large transaction costs more than many small ones.
+const SERVICES_PER_RESTORE: usize = 500;
+/// Tables that hold rules of ours.
+const RULE_TABLES: [Table; 2] = [Table::Filter, Table::Nat];
+/// Tables that hold a canary.
+const CANARY_TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+/// Whoever flushes the tables does so one after the other: how often, and how long, to look whether all are done.
+const FLUSH_POLL: Duration = Duration::from_millis(100);
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why rules could not be programmed.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// A table could not be read.
+    #[error("reading table {table}")]
+    Read {
+        /// Which.
+        table: Table,
+        /// Why.
+        #[source]
+        source: ToolError,
+    },
+    /// What is installed could not be understood.
+    #[error("understanding the installed rules")]
+    Understand(#[source] ParseError),
+    /// Rules could not be written.
+    #[error("writing rules (part {part} of {parts})")]
+    Write {
+        /// Number of the document, from 1.
+        part: usize,
+        /// Of how many.
+        parts: usize,
+        /// Why.
+        #[source]
+        source: ToolError,
+    },
+}
+
+impl SyncError {
+    /// A constant word for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Understand(_) => "parse",
+            Self::Read { source, .. } | Self::Write { source, .. } => source.category(),
+        }
+    }
+
+    /// Whether a document was refused.
+    pub fn is_restore(&self) -> bool {
+        matches!(self, Self::Write { .. })
+    }
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Documents that were restored.
+    pub documents: usize,
+    /// Chains that were written.
+    pub chains: usize,
+    /// Chains that were deleted.
+    pub deleted: usize,
+    /// Jumps from built-in chains that were inserted.
+    pub jumps: usize,
+    /// Rules that were written, by table.
+    pub rules: BTreeMap<Table, usize>,
+}
+
+impl Report {
+    fn add(&mut self, delta: &Delta) {
+        self.documents += 1;
+        self.chains += delta.put.len();
+        self.deleted += delta.delete.len();
+        self.jumps += delta.hook.len();
+        for (chain, content) in &delta.put {
+            *self.rules.entry(chain.table.clone()).or_default() += content.rules.len();
+        }
+    }
+}
+
+/// The rules of one family, and the kernel that should have them.
+#[derive(Debug)]
+pub struct Engine<N> {
+    netfilter: Arc<N>,
+    /// What should be installed.
+    pub rulebook: Rulebook,
+}
+
+impl<N: Netfilter> Engine<N> {
+    /// Programs what `rulebook` says through `netfilter`. The first sync must be full.
+    pub fn new(netfilter: Arc<N>, rulebook: Rulebook) -> Self {
+        Self { netfilter, rulebook }
+    }
+
+    /// Writes the rulebook's changes since the last sync.
+    pub async fn partial(&mut self) -> Result<Report, SyncError> {
+        let delta = self.rulebook.take_changes();
+        self.write(delta).await
+    }
+
+    /// Compares what is installed with the whole ruleset, writes the differences, and sees that the canaries are there.
+    pub async fn full(&mut self) -> Result<Report, SyncError> {
+        // They are contained in the differences.
+        drop(self.rulebook.take_changes());
+        let mut installed = String::new();
+        for table in RULE_TABLES {
+            installed.push_str(&self.read(table).await?);
+        }
+        let dump = parse(&installed).map_err(SyncError::Understand)?;
+        let delta = diff(&dump, self.rulebook.ruleset());
+        let report = self.write(delta).await?;
+        self.ensure_canaries().await?;
+        Ok(report)
+    }
+
+    /// Whether another program flushed our tables: the canary in mangle is gone.
+    pub async fn flushed(&self) -> Result<bool, SyncError> {
+        if self.has_canary(Table::Mangle).await? {
+            return Ok(false);
+        }
+        let patience = Instant::now() + FLUSH_PATIENCE;
+        while self.has_canary(Table::Nat).await? || self.has_canary(Table::Filter).await? {
+            if Instant::now() >= patience {
+                warn!("the canary chain is gone from table mangle only; checking all rules");
+                break;
+            }
+            sleep(FLUSH_POLL).await;
+        }
+        Ok(true)
+    }
+
+    /// How many rules a table should hold.
+    pub fn rule_counts(&self) -> [(&'static str, usize); 2] {
+        let ruleset = self.rulebook.ruleset();
+        [("filter", ruleset.rule_count(&Table::Filter)), ("nat", ruleset.rule_count(&Table::Nat))]
+    }
+
+    async fn write(&self, delta: Delta) -> Result<Report, SyncError> {
+        let portion = match self.netfilter.variant() {
+            Variant::Nft => SERVICES_PER_RESTORE,
+            // Each restore copies the whole table, so one must do.
+            Variant::Legacy => usize::MAX,
+        };
+        let mut report = Report::default();
+        let batches = delta.batches(portion);
+        let parts = batches.len();
+        for (index, batch) in batches.iter().enumerate() {
+            let restored = self.netfilter.restore(&render(batch)).await;
+            restored.map_err(|source| SyncError::Write { part: index + 1, parts, source })?;
+            report.add(batch);
+        }
+        Ok(report)
+    }
+
+    async fn ensure_canaries(&self) -> Result<(), SyncError> {
+        let mut missing = Delta::default();
+        for table in CANARY_TABLES {
+            if !self.has_canary(table.clone()).await? {
+                missing.put.insert(ChainRef::new(table, ChainName::from(wellknown::CANARY)), Chain::default());
+            }
+        }
+        self.write(missing).await.map(drop)
+    }
+
+    async fn has_canary(&self, table: Table) -> Result<bool, SyncError> {
+        Ok(declares(&self.read(table).await?, wellknown::CANARY))
+    }
+
+    async fn read(&self, table: Table) -> Result<String, SyncError> {
+        self.netfilter.save(table.as_str()).await.map_err(|source| SyncError::Read { table, source })
+    }
+}

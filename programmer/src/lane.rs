@@ -1,0 +1,425 @@
+//! The sync loop of one family.
+//!
+//! ```text
+//!  changes ──> ProxyState ─┐                 ┌─ partial ─┐
+//!  basis ──────────────────┴─ Schedule ── job┼─ full ────┼──> Engine ──> kernel
+//!  every sync period ────────────────────────┴─ canary ──┘
+//! ```
+//!
+//! One task owns all state of its family; there is no lock. At most one job touches the kernel at a time, in a task of
+//! its own, so changes are taken in while it runs. Families do not wait for each other.
+//!
+//! Invariants: nothing is written before both initial lists are in and our Node is known (or given up on); a change is
+//! lost by no failure, because whatever a failed sync did or did not write, the next one compares everything.
+
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+
+use fairlead_compiler::{ProxyState, Rulebook};
+use fairlead_daemon::{failure, readiness::Gate};
+use fairlead_objects::{EndpointSlice, Family, ServiceKey, Timestamp, labels};
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError, JoinHandle},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    engine::{Engine, Report, SyncError},
+    feed::{Change, Kind},
+    health::Health,
+    metrics::Metrics,
+    netfilter::Netfilter,
+    own_node::Basis,
+    schedule::Schedule,
+};
+
+/// How often everything is compared without a reason, as kube-proxy does.
+const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
+
+/// Why a sync is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The first one.
+    Start,
+    /// The one before failed.
+    Failure,
+    /// Another program flushed our tables.
+    Flush,
+    /// It is time again.
+    Period,
+}
+
+impl Cause {
+    /// A constant word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Failure => "failure",
+            Self::Flush => "flush",
+            Self::Period => "period",
+        }
+    }
+}
+
+/// Settings and connections of a sync loop.
+#[derive(Debug)]
+pub struct Wiring<N> {
+    /// Family of its rules.
+    pub family: Family,
+    /// Where they are written.
+    pub netfilter: Arc<N>,
+    /// What they are made from.
+    pub changes: mpsc::Receiver<Change>,
+    /// What else they depend on; `None` until our Node is known or given up on.
+    pub basis: watch::Receiver<Option<Basis>>,
+    /// Reads the interface addresses of the node.
+    pub addresses: fn(Family) -> io::Result<Vec<IpNet>>,
+    /// How often to look for the canary.
+    pub sync_period: Duration,
+    /// Least time between syncs.
+    pub min_sync_period: Duration,
+    /// Opened by the first success; carries what is wrong now.
+    pub gate: Gate,
+    /// What probes are told.
+    pub health: Arc<Mutex<Health>>,
+    /// What is measured.
+    pub metrics: Metrics,
+}
+
+/// The sync loop of one family.
+pub struct Lane<N> {
+    wiring: Wiring<N>,
+    state: ProxyState,
+    schedule: Schedule,
+    /// Services that changed since the last sync started.
+    dirty: BTreeSet<ServiceKey>,
+    /// Absent before the first sync and while a job has it.
+    engine: Option<Engine<N>>,
+    /// What the engine's rulebook is for.
+    current: Option<Basis>,
+    /// The next sync must be full, for this reason.
+    full: Option<Cause>,
+    last_full: Instant,
+    services_listed: bool,
+    slices_listed: bool,
+    /// When changes happened that are not programmed yet, by Service.
+    triggers: FxHashMap<ServiceKey, Vec<Timestamp>>,
+    started: Timestamp,
+}
+
+/// What a job is for.
+#[derive(Debug)]
+enum Task {
+    Sync { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>> },
+    Canary,
+}
+
+/// A job that ended.
+struct Finished<N> {
+    engine: Engine<N>,
+    outcome: Outcome,
+    duration: Duration,
+}
+
+enum Outcome {
+    Synced { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>>, result: Result<Report, SyncError> },
+    Checked(Result<bool, SyncError>),
+}
+
+type Job<N> = JoinHandle<Finished<N>>;
+
+impl<N: Netfilter> Lane<N> {
+    /// A sync loop that knows nothing yet.
+    pub fn new(wiring: Wiring<N>) -> Self {
+        Self {
+            state: ProxyState::new(wiring.family),
+            schedule: Schedule::new(wiring.min_sync_period),
+            dirty: BTreeSet::new(),
+            engine: None,
+            current: None,
+            full: Some(Cause::Start),
+            last_full: Instant::now(),
+            services_listed: false,
+            slices_listed: false,
+            triggers: FxHashMap::default(),
+            started: Timestamp::now(),
+            wiring,
+        }
+    }
+
+    /// Runs until `shutdown`, leaving the rules in place. An error is a defect: a job panicked.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JoinError> {
+        let period = self.wiring.sync_period;
+        let mut canary = interval_at(Instant::now() + period, period);
+        canary.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut job: Option<Job<N>> = None;
+        self.wiring.health.lock().updated(self.wiring.family, Timestamp::now());
+        self.note_basis();
+        loop {
+            let idle = job.is_none();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                finished = ended(&mut job) => {
+                    job = None;
+                    self.finish(finished?);
+                }
+                () = until(self.due()), if idle => job = self.start_sync(),
+                Some(change) = self.wiring.changes.recv() => self.take_in(change),
+                Ok(()) = self.wiring.basis.changed() => self.note_basis(),
+                _ = canary.tick(), if idle && self.engine.is_some() => job = self.start_check(),
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let known = self.services_listed && self.slices_listed && self.wiring.basis.borrow().is_some();
+        if known { self.schedule.due(Instant::now()) } else { None }
+    }
+
+    /// Takes in a change, and all others that wait already.
+    fn take_in(&mut self, first: Change) {
+        self.apply(first);
+        while let Ok(change) = self.wiring.changes.try_recv() {
+            self.apply(change);
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Service(service) => {
+                self.wiring.metrics.count_service_change();
+                self.state.set_service(&service);
+            }
+            Change::ServiceGone(key) => {
+                self.wiring.metrics.count_service_change();
+                self.state.remove_service(&key);
+            }
+            Change::Slice(slice) => {
+                self.wiring.metrics.count_endpoint_change();
+                self.note_trigger(&slice);
+                self.state.set_slice(&slice);
+            }
+            Change::SliceGone(key) => {
+                self.wiring.metrics.count_endpoint_change();
+                self.state.remove_slice(&key.namespace, &key.name);
+            }
+            Change::Listed(Kind::Services) => self.services_listed = true,
+            Change::Listed(Kind::EndpointSlices) => self.slices_listed = true,
+        }
+        let dirty = self.state.take_dirty();
+        if self.full.is_some() || !dirty.is_empty() {
+            self.dirty.extend(dirty);
+            self.request();
+        }
+    }
+
+    fn request(&mut self) {
+        self.schedule.request();
+        let now = Timestamp::now();
+        self.wiring.health.lock().queued(self.wiring.family, now);
+        self.wiring.metrics.observe_queued(self.wiring.family, now.as_duration().as_secs_f64());
+    }
+
+    /// When the change happened that this version of the slice shows; nothing from before our start.
+    fn note_trigger(&mut self, slice: &EndpointSlice) {
+        let annotations = slice.metadata.annotations.as_ref();
+        let time = annotations.and_then(|all| all.get(labels::TRIGGER_TIME)?.parse::<Timestamp>().ok());
+        let Some((key, time)) = slice.service_key().zip(time.filter(|time| *time > self.started)) else { return };
+        let times = self.triggers.entry(key).or_default();
+        if times.last() != Some(&time) {
+            times.push(time);
+        }
+    }
+
+    fn note_basis(&mut self) {
+        if self.wiring.basis.borrow_and_update().is_some() {
+            self.request();
+        }
+    }
+
+    /// The basis with the interface addresses as they are now, where rules depend on them.
+    fn basis_now(&self) -> Option<Basis> {
+        let mut basis = self.wiring.basis.borrow().clone()?;
+        if !basis.config.node_ports_match_all(self.wiring.family) {
+            match (self.wiring.addresses)(self.wiring.family) {
+                Ok(addresses) => basis.facts.addresses = addresses,
+                Err(error) => {
+                    warn!(%error, "cannot read the addresses of this node's interfaces; going on with those known");
+                    basis.facts.addresses =
+                        self.current.as_ref().map(|current| current.facts.addresses.clone()).unwrap_or_default();
+                }
+            }
+        }
+        Some(basis)
+    }
+
+    fn start_sync(&mut self) -> Option<Job<N>> {
+        let basis = self.basis_now()?;
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut engine = self.engine.take().unwrap_or_else(|| {
+            let rulebook = Rulebook::new(basis.config.clone(), basis.facts.clone());
+            Engine::new(Arc::clone(&self.wiring.netfilter), rulebook)
+        });
+        if self.current.as_ref().is_some_and(|current| *current != basis) {
+            info!(family = %self.wiring.family, "what is known of our node changed; computing all rules anew");
+            engine.rulebook.reconfigure(basis.config.clone(), basis.facts.clone(), &self.state);
+        } else {
+            engine.rulebook.refresh(&self.state, &dirty);
+        }
+        self.current = Some(basis);
+        self.schedule.started();
+        self.wiring.metrics.changes_taken();
+        let full = self.full.take();
+        if let Some(cause) = full {
+            self.last_full = Instant::now();
+            self.wiring.metrics.observe_full(self.wiring.family, cause.as_str());
+        }
+        Some(spawn(engine, Task::Sync { full, triggers: std::mem::take(&mut self.triggers) }))
+    }
+
+    fn start_check(&mut self) -> Option<Job<N>> {
+        let engine = self.engine.take()?;
+        Some(spawn(engine, Task::Canary))
+    }
+
+    fn finish(&mut self, finished: Finished<N>) {
+        let Finished { engine, outcome, duration } = finished;
+        match outcome {
+            Outcome::Synced { full, triggers, result } => {
+                self.wiring.metrics.observe_sync(self.wiring.family, full.is_some(), duration);
+                match result {
+                    Ok(report) => self.succeeded(&engine, full, &triggers, &report, duration),
+                    Err(error) => self.failed(full, triggers, &error),
+                }
+            }
+            Outcome::Checked(Ok(flushed)) => self.checked(&engine, flushed),
+            Outcome::Checked(Err(error)) => {
+                warn!(family = %self.wiring.family, "cannot check for a flush: {}", failure::chain(&error));
+            }
+        }
+        self.engine = Some(engine);
+    }
+
+    fn succeeded(
+        &mut self,
+        engine: &Engine<N>,
+        full: Option<Cause>,
+        triggers: &FxHashMap<ServiceKey, Vec<Timestamp>>,
+        report: &Report,
+        duration: Duration,
+    ) {
+        let Wiring { family, metrics, health, gate, .. } = &self.wiring;
+        let (family, now) = (*family, Timestamp::now());
+        self.schedule.succeeded(Instant::now());
+        health.lock().updated(family, now);
+        metrics.observe_success(family, now.as_duration().as_secs_f64());
+        for time in triggers.values().flatten() {
+            metrics.observe_programming(family, now.duration_since(*time).unsigned_abs());
+        }
+        for (table, rules) in &report.rules {
+            metrics.observe_written(family, table_label(table.as_str()), *rules);
+        }
+        if !gate.is_open() || gate.well() {
+            info!(%family, "all rules are programmed");
+        }
+        gate.open();
+        let Report { documents, chains, deleted, jumps, .. } = *report;
+        let milliseconds = duration.as_millis();
+        match full {
+            Some(cause) => {
+                self.count_rules(engine);
+                if cause != Cause::Start && documents > 0 {
+                    warn!(%family, cause = cause.as_str(), chains, deleted, jumps, "repaired rules that were different");
+                    self.wiring.metrics.observe_repaired(family, chains + deleted);
+                }
+                info!(%family, cause = cause.as_str(), documents, chains, deleted, jumps, milliseconds, "full sync");
+            }
+            None => debug!(%family, documents, chains, deleted, milliseconds, "partial sync"),
+        }
+        if self.schedule.due(Instant::now()).is_some() {
+            self.wiring.health.lock().queued(family, now);
+        }
+    }
+
+    fn failed(
+        &mut self,
+        full: Option<Cause>,
+        triggers: FxHashMap<ServiceKey, Vec<Timestamp>>,
+        error: &SyncError,
+    ) {
+        for (key, times) in triggers {
+            self.triggers.entry(key).or_default().splice(0..0, times);
+        }
+        // A start that failed is still a start.
+        self.full = Some(full.unwrap_or(Cause::Failure));
+        let delay = self.schedule.failed(Instant::now());
+        let Wiring { family, metrics, gate, .. } = &self.wiring;
+        metrics.observe_failure(*family, error.category(), error.is_restore(), full.is_some());
+        let text = failure::chain(error);
+        warn!(%family, "programming rules failed: {text}; trying again in {} ms", delay.as_millis());
+        gate.trouble(text);
+    }
+
+    fn checked(&mut self, engine: &Engine<N>, flushed: bool) {
+        self.count_rules(engine);
+        if flushed {
+            warn!(family = %self.wiring.family, "another program flushed our rules; writing them again");
+            self.full = Some(Cause::Flush);
+            self.request();
+        } else if self.last_full.elapsed() >= FULL_SYNC_PERIOD {
+            self.full = Some(Cause::Period);
+            self.request();
+        }
+    }
+
+    fn count_rules(&self, engine: &Engine<N>) {
+        for (table, rules) in engine.rule_counts() {
+            self.wiring.metrics.observe_rules(self.wiring.family, table, rules);
+        }
+    }
+}
+
+fn table_label(table: &str) -> &'static str {
+    match table {
+        "filter" => "filter",
+        "nat" => "nat",
+        _ => "other",
+    }
+}
+
+fn spawn<N: Netfilter>(mut engine: Engine<N>, task: Task) -> Job<N> {
+    tokio::spawn(async move {
+        let start = Instant::now();
+        let outcome = match task {
+            Task::Sync { full, triggers } => {
+                let result = if full.is_some() { engine.full().await } else { engine.partial().await };
+                Outcome::Synced { full, triggers, result }
+            }
+            Task::Canary => Outcome::Checked(engine.flushed().await),
+        };
+        Finished { engine, outcome, duration: start.elapsed() }
+    })
+}
+
+async fn ended<N>(job: &mut Option<Job<N>>) -> Result<Finished<N>, JoinError> {
+    match job {
+        Some(job) => job.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

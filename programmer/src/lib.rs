@@ -1,0 +1,37 @@
+//! The node agent: makes a node's packet filter do what the compiler says.
+//!
+//! ```text
+//!                      ┌──────────── one lane per family ────────────┐
+//!  Services ──┐        │                                             │
+//!  Slices ────┼─ feed ─┼─> ProxyState ─> Rulebook ─> Delta ─> engine ┼─> netfilter ─> iptables-restore
+//!             │        │       ▲              ▲                 │    │
+//!  Node ── node_watch ─┼───────┴── basis ─────┘          schedule    │
+//!             │        └─────────────────────────────────────────────┘
+//!             └──> health ──> servers <── metrics
+//! ```
+//!
+//! `fairlead-compiler` decides what the rules are; this crate watches, waits, reads and writes. Nothing depends on it
+//! but its own program and tests.
+//!
+//! Invariants:
+//! * nothing is written before both initial lists are in;
+//! * at most one job of a family touches the kernel at a time, and no job blocks a watch;
+//! * no failure loses a change: what a failed sync left is compared and repaired by the next one;
+//! * rules outlive the process.
+
+pub mod agent;
+pub mod cleanup;
+pub mod engine;
+pub mod feed;
+pub mod flags;
+pub mod health;
+pub mod interfaces;
+pub mod lane;
+pub mod metrics;
+pub mod netfilter;
+pub mod node_watch;
+pub mod own_node;
+pub mod schedule;
+pub mod servers;
+pub mod settings;
+pub mod sysctl;
