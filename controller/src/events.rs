@@ -63,7 +63,14 @@ impl Events {
     }
 
     /// Publishes a warning.
-    pub fn warn(&self, part: Part, key: &ServiceKey, regarding: Regarding, reason: &'static str, note: String) {
+    pub fn warn(
+        &self,
+        part: Part,
+        key: &ServiceKey,
+        regarding: Regarding,
+        reason: &'static str,
+        note: String,
+    ) {
         let (kind, uid) = match regarding {
             Regarding::Service(uid) => ("Service", uid),
             Regarding::Endpoints(uid) => ("Endpoints", uid),
@@ -91,7 +98,11 @@ impl Events {
         let sentences: Vec<String> = current.iter().map(|(_, sentence)| sentence.clone()).collect();
         let before = {
             let mut published = self.published.lock();
-            if sentences.is_empty() { published.remove(key) } else { published.insert(key.clone(), sentences) }
+            if sentences.is_empty() {
+                published.remove(key)
+            } else {
+                published.insert(key.clone(), sentences)
+            }
         }
         .unwrap_or_default();
         for (note, sentence) in current.into_iter().filter(|(_, sentence)| !before.contains(sentence)) {
@@ -110,7 +121,8 @@ impl Publisher {
     /// Publishes until all [`Events`] are gone. `instance` tells this process from others of its kind.
     pub async fn run(mut self, client: Client, instance: String) {
         let recorder = |part: Part| {
-            let reporter = Reporter { controller: part.reporter().to_owned(), instance: Some(instance.clone()) };
+            let reporter =
+                Reporter { controller: part.reporter().to_owned(), instance: Some(instance.clone()) };
             Recorder::new(client.clone(), reporter)
         };
         let recorders = Part::ALL.map(recorder);
@@ -133,7 +145,10 @@ impl Publisher {
                 None => failing = false,
                 // One line per series of failures: Events are a courtesy.
                 Some(trouble) if !std::mem::replace(&mut failing, true) => {
-                    tracing::warn!(reason, "cannot publish Events: {trouble}; allow create and patch of events (RBAC)");
+                    tracing::warn!(
+                        reason,
+                        "cannot publish Events: {trouble}; allow create and patch of events (RBAC)"
+                    );
                 }
                 Some(trouble) => tracing::debug!(reason, "cannot publish an Event: {trouble}"),
             }
@@ -164,12 +179,12 @@ mod tests {
         for notes in [&[note(1)][..], &[note(1)], &[], &[note(1)], &[note(2)]] {
             events.noted(&key, notes, None);
         }
-        let mut published = Vec::new();
+        let mut sentences = Vec::new();
         while let Ok(message) = publisher.receiver.try_recv() {
-            published.push(message.note);
+            sentences.push(message.note);
         }
-        assert_eq!(published.len(), 3, "{published:?}");
-        assert!(published[2].contains("2 invalid"), "{published:?}");
+        assert_eq!(sentences.len(), 3, "{sentences:?}");
+        assert!(sentences[2].contains("2 invalid"), "{sentences:?}");
     }
 
     #[test]
@@ -177,7 +192,13 @@ mod tests {
         let (events, _publisher) = events();
         let key = ServiceKey::new("default", "web");
         for _ in 0..WAITING * 2 {
-            events.warn(Part::Slices, &key, Regarding::Service(None), "FailedToUpdateEndpointSlices", String::new());
+            events.warn(
+                Part::Slices,
+                &key,
+                Regarding::Service(None),
+                "FailedToUpdateEndpointSlices",
+                String::new(),
+            );
         }
     }
 }

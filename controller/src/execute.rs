@@ -90,7 +90,11 @@ impl WriteError {
     fn casts_doubt(&self) -> bool {
         !matches!(
             self.class,
-            Class::Forbidden | Class::Unauthorized | Class::Invalid | Class::Throttled | Class::NamespaceTerminating
+            Class::Forbidden
+                | Class::Unauthorized
+                | Class::Invalid
+                | Class::Throttled
+                | Class::NamespaceTerminating
         )
     }
 
@@ -142,17 +146,18 @@ impl Writer {
     /// Does what a plan says about Endpoints.
     pub async fn endpoints(&self, key: &ServiceKey, plan: EndpointsPlan) -> Result<(), WriteError> {
         let api = Api::<Endpoints>::namespaced(self.client.clone(), &key.namespace);
+        let parameters = parameters();
         let target = |operation| Target { part: Part::Endpoints, key, operation, name: &key.name };
         match plan {
             EndpointsPlan::Keep => {}
             EndpointsPlan::Create(endpoints) => {
-                let request = api.create(&parameters(), &endpoints);
+                let request = api.create(&parameters, &endpoints);
                 if let Some(created) = self.create(target(Operation::Create), request).await? {
                     self.index.lock().wrote_endpoints(created);
                 }
             }
             EndpointsPlan::Update(endpoints) => {
-                let request = api.replace(&key.name, &parameters(), &endpoints);
+                let request = api.replace(&key.name, &parameters, &endpoints);
                 let updated = self.request(target(Operation::Update), request).await?;
                 self.index.lock().wrote_endpoints(updated);
             }
@@ -167,10 +172,11 @@ impl Writer {
     /// Does what a plan says about slices; the first error ends it.
     pub async fn slices(&self, key: &ServiceKey, part: Part, plan: SlicePlan) -> Result<(), WriteError> {
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
+        let parameters = parameters();
         for slice in &plan.create {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             let target = Target { part, key, operation: Operation::Create, name };
-            let Some(created) = self.create(target, api.create(&parameters(), slice)).await? else {
+            let Some(created) = self.create(target, api.create(&parameters, slice)).await? else {
                 // The namespace is being deleted: everything in it will be.
                 return Ok(());
             };
@@ -179,17 +185,16 @@ impl Writer {
         for slice in &plan.update {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             let target = Target { part, key, operation: Operation::Update, name };
-            let updated = self.request(target, api.replace(name, &parameters(), slice)).await?;
+            let updated = self.request(target, api.replace(name, &parameters, slice)).await?;
             self.index.lock().wrote_slice(updated);
         }
         for gone in plan.delete {
             let target = Target { part, key, operation: Operation::Delete, name: &gone.name };
-            match self.delete(target, &api, &gone).await? {
-                Some(lingering) => self.index.lock().wrote_slice(lingering),
-                None => {
-                    let gone = Gone { name: gone.name, uid: gone.uid };
-                    self.index.lock().deleted_slice(&key.namespace, gone);
-                }
+            if let Some(lingering) = self.delete(target, &api, &gone).await? {
+                self.index.lock().wrote_slice(lingering);
+            } else {
+                let gone = Gone { name: gone.name, uid: gone.uid };
+                self.index.lock().deleted_slice(&key.namespace, gone);
             }
         }
         Ok(())
@@ -231,7 +236,12 @@ impl Writer {
     }
 
     /// Returns the object if it lingers because of finalizers. That it is gone already is no error.
-    async fn delete<K>(&self, target: Target<'_>, api: &Api<K>, gone: &ObjectRef) -> Result<Option<K>, WriteError>
+    async fn delete<K>(
+        &self,
+        target: Target<'_>,
+        api: &Api<K>,
+        gone: &ObjectRef,
+    ) -> Result<Option<K>, WriteError>
     where
         K: kube::Resource + Clone + fmt::Debug + serde::de::DeserializeOwned,
     {

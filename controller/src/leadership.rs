@@ -58,7 +58,7 @@ impl Times {
     /// Longest time that one request about the lease may take: a renewal takes two, and several must fit between the first
     /// failure and the deadline.
     pub fn request(self) -> Duration {
-        (self.renew_deadline.saturating_sub(self.retry) / 4).max(Duration::from_millis(500))
+        (self.renew_deadline.saturating_sub(self.retry) / 6).max(Duration::from_millis(500))
     }
 }
 

@@ -12,7 +12,15 @@
 //! the lease.
 
 pub mod backoff;
+pub mod events;
+pub mod execute;
+pub mod flags;
 pub mod index;
+pub mod leadership;
+pub mod metrics;
 pub mod part;
 pub mod primary;
 pub mod queue;
+pub mod reconcile;
+pub mod run;
+pub mod watches;

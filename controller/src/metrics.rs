@@ -89,8 +89,16 @@ impl SliceMetrics {
             services: Mutex::default(),
         };
         registry.register("endpoints_added_per_sync", "Endpoints added on each sync", this.added.clone());
-        registry.register("endpoints_removed_per_sync", "Endpoints removed on each sync", this.removed.clone());
-        registry.register("endpoints_desired", "Endpoints that there should be", this.desired_endpoints.clone());
+        registry.register(
+            "endpoints_removed_per_sync",
+            "Endpoints removed on each sync",
+            this.removed.clone(),
+        );
+        registry.register(
+            "endpoints_desired",
+            "Endpoints that there should be",
+            this.desired_endpoints.clone(),
+        );
         registry.register("num_endpoint_slices", "EndpointSlices that there are", this.slices.clone());
         registry.register(
             "desired_endpoint_slices",
@@ -120,8 +128,9 @@ impl SliceMetrics {
             None => services.remove(key),
         };
         let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
-        for (gauge, (old, new)) in
-            [&self.desired_endpoints, &self.slices, &self.desired_slices].into_iter().zip(old.into_iter().zip(new))
+        for (gauge, (old, new)) in [&self.desired_endpoints, &self.slices, &self.desired_slices]
+            .into_iter()
+            .zip(old.into_iter().zip(new))
         {
             gauge.inc_by(new - old);
         }
@@ -219,7 +228,11 @@ impl Metrics {
             self.latency.clone(),
         );
         ours.register("api_writes_total", "Writes that the API server acknowledged", self.writes.clone());
-        ours.register("api_write_errors_total", "Writes that failed, by class of error", self.write_errors.clone());
+        ours.register(
+            "api_write_errors_total",
+            "Writes that failed, by class of error",
+            self.write_errors.clone(),
+        );
         ours.register(
             "live_reads_total",
             "Times that a Service's objects were read afresh because an answer contradicted what was known",
@@ -355,7 +368,8 @@ mod tests {
         let exposition = Exposition::new();
         let metrics = Metrics::new(&exposition);
         let (web, api) = (ServiceKey::new("default", "web"), ServiceKey::new("default", "api"));
-        let plan = |endpoints| SlicePlan { desired_endpoints: endpoints, desired_slices: 1, ..SlicePlan::default() };
+        let plan =
+            |endpoints| SlicePlan { desired_endpoints: endpoints, desired_slices: 1, ..SlicePlan::default() };
         metrics.planned(&web, Part::Slices, &plan(3));
         metrics.planned(&api, Part::Slices, &plan(4));
         metrics.planned(&web, Part::Slices, &plan(2));

@@ -18,7 +18,7 @@ use crate::{
     wait::{self, Look},
 };
 
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// The controllers that a bed needs whatever it tests: deletion of namespaces, and of what a deleted owner leaves.
 pub const BASE_CONTROLLERS: &str = "namespace-controller,garbage-collector-controller";

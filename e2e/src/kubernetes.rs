@@ -109,12 +109,13 @@ impl Kubernetes {
             let what = || format!("applying {target}");
             let applied =
                 api.patch(&target.name, &params, &Patch::Apply(&object)).await.with_context(what)?;
-            if object.get("status").is_none() {
+            let Some(status) = object.get("status") else {
                 return Ok(serde_json::to_value(applied)?);
-            }
-            let applied =
-                api.patch_status(&target.name, &params, &Patch::Apply(&object)).await.with_context(what)?;
-            Ok(serde_json::to_value(applied)?)
+            };
+            // Not applied but merged: a dual-stack Node's addresses are no legal list to server-side apply.
+            let status = Patch::Merge(json!({"status": status}));
+            let merged = api.patch_status(&target.name, &PatchParams::default(), &status).await;
+            Ok(serde_json::to_value(merged.with_context(what)?)?)
         })
     }
 

@@ -72,7 +72,7 @@ impl Netns {
     /// Runs a program inside the namespace and waits for it; fails, with what it printed, when it fails.
     pub fn output(&self, command: &mut Command) -> Result<String> {
         let output = self.run(|| command.stdin(Stdio::null()).output())?;
-        let output = output.with_context(|| format!("starting {:?}", command.get_program()))?;
+        let output = output.with_context(|| format!("starting {}", command.get_program().display()))?;
         said(command, &output, &self.name)
     }
 

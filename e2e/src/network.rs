@@ -12,11 +12,7 @@
 //! route to it. Pods are joined by routed veths, as a point-to-point CNI plugin does it, so a packet that a Pod sends
 //! to itself by way of a Service goes through its node like any other.
 
-use std::{
-    fmt::Write,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{fmt::Write, net::Ipv4Addr, sync::Arc};
 
 use anyhow::{Context, Result};
 
@@ -161,13 +157,13 @@ fn join(record: &Record, switch: &Netns, name: &str, addresses: Addresses) -> Re
     Ok(namespace)
 }
 
+/// Lines for `ip`: the ways to the Pods of all nodes, or of all others for a node.
 fn routes_to_pods(plan: &[Node], except: Option<u8>) -> String {
-    let mut lines = String::new();
-    for node in plan.iter().filter(|node| Some(node.number) != except) {
+    let others = plan.iter().filter(|node| Some(node.number) != except);
+    let routes = others.flat_map(|node| {
         let (v4, v6) = node.pod_networks();
-        for (network, via) in [(v4, IpAddr::from(node.addresses.v4)), (v6, node.addresses.v6.into())] {
-            lines.push_str(&format!("route add {network} via {via}\n"));
-        }
-    }
-    lines
+        let Addresses { v4: via4, v6: via6 } = node.addresses;
+        [format!("route add {v4} via {via4}\n"), format!("route add {v6} via {via6}\n")]
+    });
+    routes.collect()
 }

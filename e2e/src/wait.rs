@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn stops_at_once_when_the_condition_can_no_longer_hold() {
         let began = Instant::now();
-        let error = until("a pulse", Duration::from_secs(60), || -> Result<Look<()>> { bail!("it died") });
+        let error = until("a pulse", Duration::from_mins(1), || -> Result<Look<()>> { bail!("it died") });
         assert_eq!(error.unwrap_err().to_string(), "it died");
         assert!(began.elapsed() < Duration::from_secs(5));
     }

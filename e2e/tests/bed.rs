@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use fairlead_e2e::{Bed, From, Outcome, PodSpec, Port, Protocol, cases, plan, suite};
+use fairlead_e2e::{
+    Bed, From, Options, Outcome, PodSpec, Port, Protocol, cases, plan, plan::Families, suite,
+};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
             deleted_pods_are_gone_from_the_api_and_from_the_network,
             no_namespace_has_a_way_out,
             namespaces_are_deleted_and_garbage_is_collected,
+            a_dual_stack_cluster_has_addresses_of_both_families,
             nobody_writes_endpoints_while_no_program_under_test_runs,
         ],
     )
@@ -138,9 +141,9 @@ fn namespaces_are_deleted_and_garbage_is_collected(bed: &mut Bed) -> Result<()> 
     kubernetes.apply(&fairlead_e2e::kubernetes::namespace("short-lived"))?;
     let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "namespace": "short-lived"}});
     let uid = kubernetes.apply(&owner)?["metadata"]["uid"].clone();
-    let owned = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owned", "namespace": "short-lived",
+    let dependent = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owned", "namespace": "short-lived",
         "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}]}});
-    kubernetes.apply(&owned)?;
+    kubernetes.apply(&dependent)?;
     kubernetes.delete("ConfigMap", "short-lived", "owner", 0)?;
     let gone = |kind: &str, namespace: &str, name: &str| {
         fairlead_e2e::wait::until_ok(&format!("{kind} {name} to go"), fairlead_e2e::bed::SETTLE, || {
@@ -151,6 +154,25 @@ fn namespaces_are_deleted_and_garbage_is_collected(bed: &mut Bed) -> Result<()> 
     gone("ConfigMap", "short-lived", "owned")?;
     kubernetes.delete("Namespace", "", "short-lived", 0)?;
     gone("Namespace", "", "short-lived")
+}
+
+/// A bed of its own, beside the one that is there.
+fn a_dual_stack_cluster_has_addresses_of_both_families(_: &mut Bed) -> Result<()> {
+    let mut bed = Bed::start(Options { families: Families::DualStack, ..Options::from_env()? })?;
+    two_pods(&mut bed)?;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "both"}, "spec": {
+        "ipFamilyPolicy": "RequireDualStack", "selector": {"app": "x"}, "ports": [{"port": 80}]}});
+    let service = bed.kubernetes().apply(&service)?;
+    assert_eq!(service["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    let pod: Value = bed.kubernetes().get("Pod", "default", "one")?.context("no Pod")?;
+    let addresses = bed.pod("one")?.addresses;
+    assert_eq!(pod["status"]["podIPs"], json!([{"ip": addresses.v4}, {"ip": addresses.v6}]));
+    let target = SocketAddr::new(bed.pod("two")?.addresses.v6.into(), 8080);
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let answer = bed.client(From::Pod("one"))?.ask(protocol, target)?.answer()?;
+        assert_eq!((answer.server.as_str(), answer.client.ip()), ("two", addresses.v6.into()));
+    }
+    Ok(())
 }
 
 fn nobody_writes_endpoints_while_no_program_under_test_runs(bed: &mut Bed) -> Result<()> {

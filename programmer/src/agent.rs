@@ -71,16 +71,16 @@ pub enum AgentError {
     #[error("cannot use the packet filter")]
     Netfilter(#[source] ToolError),
     /// There is no client.
-    #[error("cannot reach the API server")]
+    #[error(transparent)]
     Client(#[from] ClientError),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
     /// An address is taken, and `--bind-address-hard-fail` is set.
-    #[error("cannot serve")]
+    #[error(transparent)]
     Listen(#[from] ListenError),
     /// The Node lacks what rules need.
-    #[error("cannot detect local Pods")]
+    #[error(transparent)]
     Node(#[from] NoPodNetworks),
     /// The configuration could not be printed.
     #[error("cannot print the configuration")]
@@ -133,11 +133,13 @@ pub async fn run(command: Command) -> Result<(), AgentError> {
 
 /// Removes our rules from both families and both variants, as far as they are there.
 async fn clean_up(settings: &Settings) -> Result<(), AgentError> {
-    let variants = settings.variant.map_or_else(|| vec![Variant::Nft, Variant::Legacy], |variant| vec![variant]);
+    let variants =
+        settings.variant.map_or_else(|| vec![Variant::Nft, Variant::Legacy], |variant| vec![variant]);
     // Says what is missing, if nothing at all can be done.
     detect(Family::V4, settings.variant).await.map_err(AgentError::Netfilter)?;
     let mut problems = 0;
-    for family in Family::ALL.into_iter().filter(|family| *family == Family::V4 || sysctl::ipv6_is_enabled()) {
+    for family in Family::ALL.into_iter().filter(|family| *family == Family::V4 || sysctl::ipv6_is_enabled())
+    {
         for variant in &variants {
             let Ok(tool) = Tool::find(family, *variant).await else { continue };
             if !tool.save_all().await.is_ok_and(|save| cleanup::concerns(&save)) {
@@ -162,9 +164,13 @@ struct Plane {
 
 async fn serve(settings: Settings, client: &ClientFlags) -> Result<(), AgentError> {
     let shutdown = shutdown::on_signal().map_err(AgentError::Signals)?;
-    let planes = planes(&settings).await?;
+    let tools = tools(&settings).await?;
     let clients = client.clients(USER_AGENT).await?;
     info!(node = settings.node_name, server = clients.server(), "starting");
+    let mut planes = Vec::new();
+    for (family, tool) in tools {
+        planes.push(plane(family, tool, &settings).await);
+    }
     let agent = Agent {
         registry: Registry::new(),
         readiness: Readiness::default(),
@@ -176,27 +182,33 @@ async fn serve(settings: Settings, client: &ClientFlags) -> Result<(), AgentErro
     agent.run(planes, &clients).await
 }
 
-/// The families that can be programmed: IPv4 must be, IPv6 is where it works.
-async fn planes(settings: &Settings) -> Result<Vec<Plane>, AgentError> {
-    let mut planes = vec![plane(Family::V4, settings).await.map_err(AgentError::Netfilter)?];
+/// The families that can be programmed: IPv4 must be, IPv6 is where it works. Changes nothing.
+async fn tools(settings: &Settings) -> Result<Vec<(Family, Tool)>, AgentError> {
+    let mut tools = vec![(Family::V4, tool(Family::V4, settings).await.map_err(AgentError::Netfilter)?)];
     if sysctl::ipv6_is_enabled() {
-        match plane(Family::V6, settings).await {
-            Ok(plane) => planes.push(plane),
+        match tool(Family::V6, settings).await {
+            Ok(tool) => tools.push((Family::V6, tool)),
             Err(error) => info!("IPv6 cannot be programmed: {}", failure::chain(&error)),
         }
     }
-    Ok(planes)
+    Ok(tools)
 }
 
-async fn plane(family: Family, settings: &Settings) -> Result<Plane, ToolError> {
+async fn tool(family: Family, settings: &Settings) -> Result<Tool, ToolError> {
     let tool = detect(family, settings.variant).await?;
     // Fails if the kernel does not have this family or variant.
     tool.save("nat").await?;
+    Ok(tool)
+}
+
+/// Finds out what the kernel can do, and prepares it.
+async fn plane(family: Family, tool: Tool, settings: &Settings) -> Plane {
     let features = Features::probe(&tool).await;
     let kernel = Kernel { features, liberal_tcp: sysctl::conntrack_is_liberal(), route_localnet: true };
     let kernel = Kernel { route_localnet: route_localnet(family, settings, kernel), ..kernel };
-    info!(%family, variant = %tool.variant(), bpf = features.bpf, random_fully = features.random_fully, "packet filter");
-    Ok(Plane { family, tool, kernel })
+    let Features { bpf, random_fully } = features;
+    info!(%family, variant = %tool.variant(), bpf, random_fully, "packet filter");
+    Plane { family, tool, kernel }
 }
 
 /// Switches `route_localnet` on if node ports on localhost need it; false if they have to do without.
@@ -271,14 +283,11 @@ impl Agent {
 
     fn start_server(&mut self, address: SocketAddr, flag: &'static str, routes: Router) {
         let (hard_fail, shutdown) = (self.settings.hard_fail, self.shutdown.clone());
-        self.tasks.spawn(async move { Ok(servers::serve(address, flag, routes, hard_fail, shutdown).await?) });
+        self.tasks
+            .spawn(async move { Ok(servers::serve(address, flag, routes, hard_fail, shutdown).await?) });
     }
 
-    fn start_lanes(
-        &mut self,
-        planes: Vec<Plane>,
-        metrics: &Metrics,
-    ) -> (Receivers, Audience) {
+    fn start_lanes(&mut self, planes: Vec<Plane>, metrics: &Metrics) -> (Receivers, Audience) {
         let (mut receivers, mut senders) = (Vec::new(), Vec::new());
         for Plane { family, tool, kernel } in planes {
             let (changes, waiting) = mpsc::channel(WAITING_CHANGES);
@@ -303,14 +312,10 @@ impl Agent {
         (Receivers(receivers), senders)
     }
 
-    fn start_node_watch(
-        &mut self,
-        receivers: Audience,
-        client: Client,
-        gate: Gate,
-    ) {
+    fn start_node_watch(&mut self, receivers: Audience, client: Client, gate: Gate) {
         let name = self.settings.node_name.clone();
-        let watch = NodeWatch { settings: self.settings.clone(), receivers, health: Arc::clone(&self.health) };
+        let watch =
+            NodeWatch { settings: self.settings.clone(), receivers, health: Arc::clone(&self.health) };
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let events = watch_all(Api::<NodeObject>::all(client), config, gate);
         self.tasks.spawn(async move { Ok(watch.follow(events).await?) });

@@ -96,7 +96,8 @@ fn steps(delta: Delta) -> Vec<Delta> {
         let put = portion.iter().map(|chain| (chain.clone(), Chain::default())).collect();
         Delta { put, ..Delta::default() }
     };
-    let remove = |portion: &[ChainRef]| Delta { delete: portion.iter().cloned().collect(), ..Delta::default() };
+    let remove =
+        |portion: &[ChainRef]| Delta { delete: portion.iter().cloned().collect(), ..Delta::default() };
     let mut steps = vec![Delta { unhook, ..Delta::default() }];
     steps.extend(empty.chunks(PORTION).map(flush));
     steps.extend(chains.chunks(PORTION).map(remove));
@@ -156,7 +157,10 @@ COMMIT
 "
         );
         let filter = model.save("filter").await.unwrap();
-        assert!(filter.contains("-A INPUT -j KUBE-FIREWALL\n-A INPUT -j KUBE-NODEPORTS-OF-SOMEONE\n"), "{filter}");
+        assert!(
+            filter.contains("-A INPUT -j KUBE-FIREWALL\n-A INPUT -j KUBE-NODEPORTS-OF-SOMEONE\n"),
+            "{filter}"
+        );
         assert!(!filter.contains(":KUBE-NODEPORTS -"), "{filter}");
     }
 
@@ -169,10 +173,16 @@ COMMIT
 
     #[tokio::test]
     async fn refused_table_does_not_keep_the_others_from_being_cleaned() {
-        let model = Model::with(&[NAT.replace("-A CNI-HOSTPORT -s 10.0.0.0/8 -j KUBE-MARK-MASQ\n", "").as_str(), FILTER]);
+        let model = Model::with(&[
+            NAT.replace("-A CNI-HOSTPORT -s 10.0.0.0/8 -j KUBE-MARK-MASQ\n", "").as_str(),
+            FILTER,
+        ]);
         model.refuse(1);
         let errors = clean(&model).await;
-        assert!(matches!(errors.as_slice(), [CleanupError::Write { table: Table::Filter, .. }]), "{errors:?}");
+        assert!(
+            matches!(errors.as_slice(), [CleanupError::Write { table: Table::Filter, .. }]),
+            "{errors:?}"
+        );
         assert!(!model.save("nat").await.unwrap().contains("KUBE-SERVICES -"));
     }
 }

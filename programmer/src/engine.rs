@@ -11,7 +11,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use fairlead_compiler::{Chain, ChainName, ChainRef, Delta, ParseError, Rulebook, Table, diff, parse, render, wellknown};
+use fairlead_compiler::{
+    Chain, ChainName, ChainRef, Delta, ParseError, Rulebook, Table, diff, parse, render, wellknown,
+};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -19,10 +21,8 @@ use crate::netfilter::{Netfilter, ToolError, Variant, declares};
 
 /// Services per restore in a full load on nft, where one large transaction costs more than many small ones.
 const SERVICES_PER_RESTORE: usize = 500;
-/// Tables that hold rules of ours.
-const RULE_TABLES: [Table; 2] = [Table::Filter, Table::Nat];
-/// Tables that hold a canary.
-const CANARY_TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+/// Tables that hold something of ours; in mangle it is only the canary.
+const TABLES: [Table; 3] = [Table::Filter, Table::Nat, Table::Mangle];
 /// Whoever flushes the tables does so one after the other: how often, and how long, to look whether all are done.
 const FLUSH_POLL: Duration = Duration::from_millis(100);
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
@@ -121,14 +121,14 @@ impl<N: Netfilter> Engine<N> {
     pub async fn full(&mut self) -> Result<Report, SyncError> {
         // They are contained in the differences.
         drop(self.rulebook.take_changes());
-        let mut installed = String::new();
-        for table in RULE_TABLES {
-            installed.push_str(&self.read(table).await?);
+        let mut saves = BTreeMap::new();
+        for table in TABLES {
+            saves.insert(table.clone(), self.read(table).await?);
         }
-        let dump = parse(&installed).map_err(SyncError::Understand)?;
-        let delta = diff(&dump, self.rulebook.ruleset());
+        let installed = parse(&saves.values().map(String::as_str).collect::<String>());
+        let delta = diff(&installed.map_err(SyncError::Understand)?, self.rulebook.ruleset());
         let report = self.write(delta).await?;
-        self.ensure_canaries().await?;
+        self.write(missing_canaries(&saves)).await?;
         Ok(report)
     }
 
@@ -171,16 +171,6 @@ impl<N: Netfilter> Engine<N> {
         Ok(report)
     }
 
-    async fn ensure_canaries(&self) -> Result<(), SyncError> {
-        let mut missing = Delta::default();
-        for table in CANARY_TABLES {
-            if !self.has_canary(table.clone()).await? {
-                missing.put.insert(ChainRef::new(table, ChainName::from(wellknown::CANARY)), Chain::default());
-            }
-        }
-        self.write(missing).await.map(drop)
-    }
-
     async fn has_canary(&self, table: Table) -> Result<bool, SyncError> {
         Ok(declares(&self.read(table).await?, wellknown::CANARY))
     }
@@ -188,4 +178,11 @@ impl<N: Netfilter> Engine<N> {
     async fn read(&self, table: Table) -> Result<String, SyncError> {
         self.netfilter.save(table.as_str()).await.map_err(|source| SyncError::Read { table, source })
     }
+}
+
+/// Canaries are no rules of ours, so a restart that only finds one missing has repaired nothing.
+fn missing_canaries(saves: &BTreeMap<Table, String>) -> Delta {
+    let missing = saves.iter().filter(|(_, save)| !declares(save, wellknown::CANARY));
+    let canary = |table: &Table| ChainRef::new(table.clone(), ChainName::from(wellknown::CANARY));
+    Delta { put: missing.map(|(table, _)| (canary(table), Chain::default())).collect(), ..Delta::default() }
 }

@@ -191,7 +191,10 @@ mod tests {
     fn deletion_of_something_unknown_is_no_change() {
         let mut services = Services::default();
         assert!(told(&mut services, vec![Event::Delete(service("a"))]).is_empty());
-        assert_eq!(told(&mut services, vec![Event::Apply(service("a")), Event::Delete(service("a"))]), ["+a", "-a"]);
+        assert_eq!(
+            told(&mut services, vec![Event::Apply(service("a")), Event::Delete(service("a"))]),
+            ["+a", "-a"]
+        );
     }
 
     #[tokio::test]

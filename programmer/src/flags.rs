@@ -248,7 +248,11 @@ impl Flags {
     fn detect_local(&self, check: &mut Check) -> DetectLocal {
         let name = |flag, value: &str, check: &mut Check| {
             if value.is_empty() {
-                check.fail(flag, value, format!("a name, because --detect-local-mode is {}", self.detect_local_mode));
+                check.fail(
+                    flag,
+                    value,
+                    format!("a name, because --detect-local-mode is {}", self.detect_local_mode),
+                );
             }
             value.to_owned()
         };
@@ -262,7 +266,11 @@ impl Flags {
                 DetectLocal::Prefix(name("pod-interface-name-prefix", &self.pod_interface_name_prefix, check))
             }
             other => {
-                check.fail("detect-local-mode", other, "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix");
+                check.fail(
+                    "detect-local-mode",
+                    other,
+                    "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix",
+                );
                 DetectLocal::NodeCidr
             }
         }
@@ -311,7 +319,10 @@ mod tests {
         assert_eq!(settings.node_name, "node-a");
         assert_eq!(settings.health_address, Some("0.0.0.0:10256".parse().unwrap()));
         assert_eq!(settings.metrics_address, "127.0.0.1:10249".parse().unwrap());
-        assert_eq!((settings.sync_period, settings.min_sync_period), (Duration::from_secs(30), Duration::ZERO));
+        assert_eq!(
+            (settings.sync_period, settings.min_sync_period),
+            (Duration::from_secs(30), Duration::ZERO)
+        );
         assert_eq!((settings.masquerade_bit, settings.masquerade_all), (14, false));
         assert!(settings.localhost_node_ports);
         assert_eq!(settings.detect_local, DetectLocal::ClusterCidr(Vec::new()));

@@ -84,13 +84,15 @@ impl Health {
 
     /// What is known of our Node; `None` if it does not exist.
     pub fn observe_node(&mut self, node: Option<&Node>) {
-        self.node_eligible =
-            node.is_some_and(|node| !node.terminating && !node.taints.iter().any(|taint| &**taint == TO_BE_DELETED));
+        self.node_eligible = node.is_some_and(|node| {
+            !node.terminating && !node.taints.iter().any(|taint| &**taint == TO_BE_DELETED)
+        });
     }
 
     /// Answers a probe.
     pub fn answer(&self, probe: Probe, now: Timestamp) -> Answer {
-        let reported = || self.families.iter().filter_map(|(family, times)| Some((*family, times.last_updated?, times)));
+        let reported =
+            || self.families.iter().filter_map(|(family, times)| Some((*family, times.last_updated?, times)));
         let status: BTreeMap<_, _> = reported()
             .map(|(family, updated, times)| {
                 let healthy = self.on_time(times, now);

@@ -35,7 +35,8 @@ const BUFFER: usize = 64 * 1024;
 /// All addresses of `family`, with the length of their networks, in the kernel's order.
 pub fn addresses(family: Family) -> io::Result<Vec<IpNet>> {
     // Without a protocol it is route netlink, number 0.
-    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     rustix::net::send(&socket, &request(family), SendFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; BUFFER];
@@ -162,7 +163,8 @@ mod tests {
         assert_eq!(read_datagram(&cut, &mut Vec::new()).ok(), Some(false));
         cut.truncate(20);
         assert_eq!(read_datagram(&cut, &mut Vec::new()).ok(), Some(true));
-        let error = read_datagram(&message(NLMSG_ERROR, &(-1_i32).to_ne_bytes()), &mut Vec::new()).unwrap_err();
+        let error =
+            read_datagram(&message(NLMSG_ERROR, &(-1_i32).to_ne_bytes()), &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 }

@@ -127,7 +127,11 @@ struct Finished<N> {
 }
 
 enum Outcome {
-    Synced { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>>, result: Result<Report, SyncError> },
+    Synced {
+        full: Option<Cause>,
+        triggers: FxHashMap<ServiceKey, Vec<Timestamp>>,
+        result: Result<Report, SyncError>,
+    },
     Checked(Result<bool, SyncError>),
 }
 
@@ -177,9 +181,13 @@ impl<N: Netfilter> Lane<N> {
         }
     }
 
+    /// Whether everything is there that rules are made from.
+    fn is_informed(&self) -> bool {
+        self.services_listed && self.slices_listed && self.wiring.basis.borrow().is_some()
+    }
+
     fn due(&self) -> Option<Instant> {
-        let known = self.services_listed && self.slices_listed && self.wiring.basis.borrow().is_some();
-        if known { self.schedule.due(Instant::now()) } else { None }
+        if self.is_informed() { self.schedule.due(Instant::now()) } else { None }
     }
 
     /// Takes in a change, and all others that wait already.
@@ -221,6 +229,10 @@ impl<N: Netfilter> Lane<N> {
 
     fn request(&mut self) {
         self.schedule.request();
+        if !self.is_informed() {
+            // A slow start is no reason to restart us.
+            return;
+        }
         let now = Timestamp::now();
         self.wiring.health.lock().queued(self.wiring.family, now);
         self.wiring.metrics.observe_queued(self.wiring.family, now.as_duration().as_secs_f64());
@@ -230,7 +242,9 @@ impl<N: Netfilter> Lane<N> {
     fn note_trigger(&mut self, slice: &EndpointSlice) {
         let annotations = slice.metadata.annotations.as_ref();
         let time = annotations.and_then(|all| all.get(labels::TRIGGER_TIME)?.parse::<Timestamp>().ok());
-        let Some((key, time)) = slice.service_key().zip(time.filter(|time| *time > self.started)) else { return };
+        let Some((key, time)) = slice.service_key().zip(time.filter(|time| *time > self.started)) else {
+            return;
+        };
         let times = self.triggers.entry(key).or_default();
         if times.last() != Some(&time) {
             times.push(time);
@@ -251,8 +265,11 @@ impl<N: Netfilter> Lane<N> {
                 Ok(addresses) => basis.facts.addresses = addresses,
                 Err(error) => {
                     warn!(%error, "cannot read the addresses of this node's interfaces; going on with those known");
-                    basis.facts.addresses =
-                        self.current.as_ref().map(|current| current.facts.addresses.clone()).unwrap_or_default();
+                    basis.facts.addresses = self
+                        .current
+                        .as_ref()
+                        .map(|current| current.facts.addresses.clone())
+                        .unwrap_or_default();
                 }
             }
         }

@@ -111,13 +111,29 @@ impl Metrics {
 
     /// Under upstream's exact names; some gauges end in `_total`, and stay so.
     fn register_upstream(&self, to: &mut Registry) {
-        to.register("sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", self.sync_duration.clone());
+        to.register(
+            "sync_proxy_rules_duration_seconds",
+            "SyncProxyRules latency in seconds",
+            self.sync_duration.clone(),
+        );
         let name = "sync_full_proxy_rules_duration_seconds";
-        to.register(name, "SyncProxyRules latency in seconds for full resyncs", self.full_sync_duration.clone());
+        to.register(
+            name,
+            "SyncProxyRules latency in seconds for full resyncs",
+            self.full_sync_duration.clone(),
+        );
         let name = "sync_partial_proxy_rules_duration_seconds";
-        to.register(name, "SyncProxyRules latency in seconds for partial resyncs", self.partial_sync_duration.clone());
+        to.register(
+            name,
+            "SyncProxyRules latency in seconds for partial resyncs",
+            self.partial_sync_duration.clone(),
+        );
         let name = "network_programming_duration_seconds";
-        to.register(name, "In Cluster Network Programming Latency in seconds", self.network_programming.clone());
+        to.register(
+            name,
+            "In Cluster Network Programming Latency in seconds",
+            self.network_programming.clone(),
+        );
         let name = "sync_proxy_rules_last_timestamp_seconds";
         to.register(name, "The last time proxy rules were successfully synced", self.last_sync.clone());
         let name = "sync_proxy_rules_last_queued_timestamp_seconds";
@@ -125,11 +141,19 @@ impl Metrics {
         let name = "sync_proxy_rules_iptables_restore_failures_total";
         to.register(name, "Cumulative proxy iptables restore failures", self.restore_failures.clone());
         let name = "sync_proxy_rules_iptables_partial_restore_failures_total";
-        to.register(name, "Cumulative proxy iptables partial restore failures", self.partial_restore_failures.clone());
+        to.register(
+            name,
+            "Cumulative proxy iptables partial restore failures",
+            self.partial_restore_failures.clone(),
+        );
         let name = "sync_proxy_rules_iptables_total";
         to.register(name, "Total number of iptables rules owned by the proxy", self.rules.clone());
         let name = "sync_proxy_rules_iptables_last";
-        to.register(name, "Number of iptables rules written by the proxy in the last sync", self.rules_written.clone());
+        to.register(
+            name,
+            "Number of iptables rules written by the proxy in the last sync",
+            self.rules_written.clone(),
+        );
         let name = "sync_proxy_rules_endpoint_changes_total";
         to.register(name, "Cumulative proxy rules Endpoint changes", self.endpoint_changes.clone());
         let name = "sync_proxy_rules_endpoint_changes_pending";
@@ -145,7 +169,11 @@ impl Metrics {
     fn register_ours(&self, to: &mut Registry) {
         let help = "Syncs that failed, by reason; each is repeated until it succeeds";
         to.register("sync_failures_total", help, self.failures.clone());
-        to.register("full_syncs_total", "Syncs that compared all rules with the kernel, by reason", self.full_syncs.clone());
+        to.register(
+            "full_syncs_total",
+            "Syncs that compared all rules with the kernel, by reason",
+            self.full_syncs.clone(),
+        );
         let help = "Chains that full syncs found different from what they should be, or stale";
         to.register("repaired_chains_total", help, self.stale_chains.clone());
     }

@@ -141,10 +141,14 @@ impl NodeWatch {
 
     fn give_up(&self, node: Option<&Node>) -> Result<(), NoPodNetworks> {
         let name = self.settings.node_name.clone();
-        if self.settings.detect_local == DetectLocal::NodeCidr && node.is_none_or(|node| node.pod_cidrs.is_empty()) {
+        if self.settings.detect_local == DetectLocal::NodeCidr
+            && node.is_none_or(|node| node.pod_cidrs.is_empty())
+        {
             return Err(NoPodNetworks { name });
         }
-        warn!("Node {name} is still missing or has no address: going on with loopback addresses and without a zone");
+        warn!(
+            "Node {name} is still missing or has no address: going on with loopback addresses and without a zone"
+        );
         Ok(())
     }
 
@@ -226,7 +230,10 @@ mod tests {
         let mut bench = bench(testing::settings());
         bench.tell(vec![Event::Init, Event::InitApply(node("a", &json!({}))), Event::InitDone]).await;
         let basis = bench.next().await;
-        assert_eq!((basis.facts.zone.as_deref(), basis.facts.node_ip), (Some("a"), "192.168.0.2".parse().unwrap()));
+        assert_eq!(
+            (basis.facts.zone.as_deref(), basis.facts.node_ip),
+            (Some("a"), "192.168.0.2".parse().unwrap())
+        );
         bench.tell(vec![Event::Apply(node("a", &json!({"taints": [{"key": "x"}]})))]).await;
         bench.tell(vec![Event::Delete(node("a", &json!({})))]).await;
         bench.tell(vec![Event::Apply(node("b", &json!({})))]).await;

@@ -41,7 +41,9 @@ pub fn basis(family: Family, settings: &Settings, kernel: Kernel, node: Option<&
             masquerade_all: settings.masquerade_all,
             detector: detector(family, settings, node),
             node_port_addresses: node_port_networks(family, settings, node),
-            localhost_node_ports: settings.localhost_node_ports && kernel.route_localnet && family == Family::V4,
+            localhost_node_ports: settings.localhost_node_ports
+                && kernel.route_localnet
+                && family == Family::V4,
             random_fully: kernel.features.random_fully,
             bpf: kernel.features.bpf,
             liberal_tcp: kernel.liberal_tcp,
@@ -95,5 +97,55 @@ fn node_port_networks(family: Family, settings: &Settings, node: Option<&Node>) 
             let address = node_ip(family, settings, node);
             if address.is_loopback() { Vec::new() } else { vec![IpNet::from(address)] }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_objects::builders;
+
+    use super::*;
+    use crate::settings::testing;
+
+    const KERNEL: Kernel = Kernel {
+        features: Features { bpf: false, random_fully: true },
+        liberal_tcp: true,
+        route_localnet: true,
+    };
+
+    fn of(family: Family, settings: &Settings) -> Basis {
+        basis(family, settings, KERNEL, Some(&builders::node("node-a", "192.168.0.2", "a")))
+    }
+
+    #[test]
+    fn bind_address_replaces_the_nodes_address_of_its_family_only() {
+        let settings = Settings { bind_address: IpAddr::from([10, 9, 9, 9]), ..testing::settings() };
+        assert_eq!(of(Family::V4, &settings).facts.node_ip, IpAddr::from([10, 9, 9, 9]));
+        assert!(of(Family::V6, &settings).facts.node_ip.is_loopback());
+        assert_eq!(of(Family::V4, &testing::settings()).facts.node_ip, IpAddr::from([192, 168, 0, 2]));
+    }
+
+    #[test]
+    fn each_family_gets_its_own_cluster_network() {
+        let networks = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let settings =
+            Settings { detect_local: DetectLocal::ClusterCidr(networks.clone()), ..testing::settings() };
+        assert_eq!(of(Family::V4, &settings).config.detector, Detector::Cidr(networks[0]));
+        assert_eq!(of(Family::V6, &settings).config.detector, Detector::Cidr(networks[1]));
+        assert_eq!(of(Family::V6, &testing::settings()).config.detector, Detector::None);
+    }
+
+    #[test]
+    fn localhost_node_ports_need_ipv4_and_the_kernels_consent() {
+        assert!(of(Family::V4, &testing::settings()).config.localhost_node_ports);
+        assert!(!of(Family::V6, &testing::settings()).config.localhost_node_ports);
+        let without = Kernel { route_localnet: false, ..KERNEL };
+        assert!(!basis(Family::V4, &testing::settings(), without, None).config.localhost_node_ports);
+    }
+
+    #[test]
+    fn rules_use_what_the_kernel_has() {
+        let config = of(Family::V4, &testing::settings()).config;
+        assert_eq!((config.bpf, config.random_fully, config.liberal_tcp), (false, true, true));
     }
 }

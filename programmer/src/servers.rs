@@ -184,7 +184,9 @@ mod tests {
     async fn taken_address_ends_the_server_only_when_asked_to() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
-        let start = |hard_fail, shutdown| serve(address, "--healthz-bind-address", Router::new(), hard_fail, shutdown);
+        let start = |hard_fail, shutdown| {
+            serve(address, "--healthz-bind-address", Router::new(), hard_fail, shutdown)
+        };
         let error = start(true, CancellationToken::new()).await.unwrap_err().to_string();
         assert!(error.contains("--healthz-bind-address"), "{error}");
         let shutdown = CancellationToken::new();

@@ -135,7 +135,10 @@ impl From<&Settings> for Dump {
             hostname_override: settings.node_name.clone(),
             bind_address: settings.bind_address.to_string(),
             bind_address_hard_fail: settings.hard_fail,
-            healthz_bind_address: settings.health_address.map(|address| address.to_string()).unwrap_or_default(),
+            healthz_bind_address: settings
+                .health_address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
             metrics_bind_address: settings.metrics_address.to_string(),
             cluster_cidr,
             detect_local_mode,

@@ -23,7 +23,8 @@ pub fn conntrack_is_liberal() -> bool {
 
 /// Whether this network namespace has IPv6.
 pub fn ipv6_is_enabled() -> bool {
-    Path::new("/proc/net/if_inet6").exists() && get(Path::new(ROOT), DISABLE_IPV6).is_ok_and(|value| value != "1")
+    Path::new("/proc/net/if_inet6").exists()
+        && get(Path::new(ROOT), DISABLE_IPV6).is_ok_and(|value| value != "1")
 }
 
 fn get(root: &Path, name: &str) -> io::Result<String> {

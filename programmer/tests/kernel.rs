@@ -58,7 +58,8 @@ fn in_namespace(test: &str, body: impl AsyncFnOnce()) {
 
 fn missing() -> Option<&'static str> {
     let works = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let output =
+            Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
         output.is_ok_and(|status| status.success())
     };
     if !works("unshare", &["--net", "--", "true"]) {
@@ -78,7 +79,8 @@ fn shell(script: &str) -> String {
 
 /// Applies a document with the plain program, as another program on the host would.
 fn load(tool: &str, document: &str) {
-    let mut child = Command::new(format!("{tool}-restore")).arg("--noflush").stdin(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        Command::new(format!("{tool}-restore")).arg("--noflush").stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(document.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{document}");
 }
@@ -86,7 +88,10 @@ fn load(tool: &str, document: &str) {
 /// Chains and rules without what changes by itself.
 fn saved(tool: &str) -> Vec<String> {
     let text = shell(&format!("{tool}-save"));
-    text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(" [").next().unwrap().to_owned()).collect()
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(" [").next().unwrap().to_owned())
+        .collect()
 }
 
 fn rulebook(state: &ProxyState, features: Features) -> Rulebook {
@@ -113,7 +118,10 @@ fn state(count: u32) -> ProxyState {
         state.set_service(&builders::service(&format!("svc-{number}"), spec));
         set_endpoints(&mut state, number, &["10.0.0.1", "10.0.0.2"]);
     }
-    state.set_service(&builders::service("empty", json!({"clusterIP": "10.97.0.1", "clusterIPs": ["10.97.0.1"]})));
+    state.set_service(&builders::service(
+        "empty",
+        json!({"clusterIP": "10.97.0.1", "clusterIPs": ["10.97.0.1"]}),
+    ));
     drop(state.take_dirty());
     state
 }
@@ -153,17 +161,22 @@ fn second_start_writes_nothing() {
 fn start_on_dirty_tables_removes_stale_chains_and_keeps_foreign_rules() {
     in_namespace("start_on_dirty_tables_removes_stale_chains_and_keeps_foreign_rules", async || {
         for (variant, tool) in VARIANTS {
-            load(tool, "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-STALESTALESTALE0 - [0:0]\n:MINE - [0:0]\n\
+            load(
+                tool,
+                "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-STALESTALESTALE0 - [0:0]\n:MINE - [0:0]\n\
                  -A KUBE-SERVICES -d 10.96.9.9/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-STALESTALESTALE0\n\
                  -A KUBE-SVC-STALESTALESTALE0 -p tcp -j DNAT --to-destination 10.0.9.9:80\n\
                  -A MINE -s 10.0.0.0/8 -j ACCEPT\n-A PREROUTING -j MINE\nCOMMIT\n\
-                 *filter\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -d 10.96.8.8/32 -j DROP\nCOMMIT\n");
+                 *filter\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -d 10.96.8.8/32 -j DROP\nCOMMIT\n",
+            );
             start(variant, &state(3)).await;
             let saved = saved(tool).join("\n");
             for stale in ["STALE", "10.96.9.9", "10.96.8.8"] {
                 assert!(!saved.contains(stale), "{variant}: {saved}");
             }
-            assert!(saved.contains("-A MINE -s 10.0.0.0/8 -j ACCEPT") && saved.contains("-A PREROUTING -j MINE"));
+            assert!(
+                saved.contains("-A MINE -s 10.0.0.0/8 -j ACCEPT") && saved.contains("-A PREROUTING -j MINE")
+            );
             let (_, again) = start(variant, &state(3)).await;
             assert_eq!(again, Report::default(), "{variant}");
         }
@@ -242,7 +255,8 @@ fn refused_document_names_its_line_and_changes_nothing() {
         for (variant, tool) in VARIANTS {
             let netfilter = detect(Family::V4, Some(variant)).await.unwrap();
             let before = saved(tool);
-            let document = "*nat\n:KUBE-SVC-X - [0:0]\n-A KUBE-SVC-X -p tcp --dport 99999 -j RETURN\nCOMMIT\n";
+            let document =
+                "*nat\n:KUBE-SVC-X - [0:0]\n-A KUBE-SVC-X -p tcp --dport 99999 -j RETURN\nCOMMIT\n";
             let error = netfilter.restore(document).await.unwrap_err().to_string();
             assert!(error.contains("3: -A KUBE-SVC-X"), "{variant}: {error}");
             assert!(!saved(tool).join("\n").contains("KUBE-SVC-X"), "{variant}");
@@ -309,13 +323,19 @@ fn cleanup_removes_all_of_ours_and_nothing_else() {
 fn cleanup_reports_chains_that_others_use() {
     in_namespace("cleanup_reports_chains_that_others_use", async || {
         start(Variant::Nft, &state(3)).await;
-        load("iptables-nft", "*nat\n:CNI-HOSTPORT - [0:0]\n-A CNI-HOSTPORT -s 10.0.0.0/8 -j KUBE-MARK-MASQ\nCOMMIT\n");
+        load(
+            "iptables-nft",
+            "*nat\n:CNI-HOSTPORT - [0:0]\n-A CNI-HOSTPORT -s 10.0.0.0/8 -j KUBE-MARK-MASQ\nCOMMIT\n",
+        );
         let netfilter = detect(Family::V4, Some(Variant::Nft)).await.unwrap();
         let errors = cleanup::clean(&netfilter).await;
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].to_string().contains("KUBE-MARK-MASQ"), "{}", errors[0]);
         let saved = saved("iptables-nft").join("\n");
-        assert!(saved.contains("-A CNI-HOSTPORT -s 10.0.0.0/8 -j KUBE-MARK-MASQ") && !saved.contains("KUBE-SERVICES"));
+        assert!(
+            saved.contains("-A CNI-HOSTPORT -s 10.0.0.0/8 -j KUBE-MARK-MASQ")
+                && !saved.contains("KUBE-SERVICES")
+        );
         let output = program(&["--cleanup"], None);
         assert_eq!(output.status.code(), Some(1));
     });
@@ -361,7 +381,9 @@ fn bad_flags_are_all_reported_with_exit_code_two() {
 fn addresses_of_interfaces_are_those_of_this_namespace() {
     in_namespace("addresses_of_interfaces_are_those_of_this_namespace", async || {
         assert!(interfaces::addresses(Family::V4).unwrap().is_empty());
-        shell("ip link add veth0 type veth peer name veth1; ip addr add 192.168.99.11/24 dev veth0; ip addr add fd00::7/64 dev veth0 nodad");
+        shell(
+            "ip link add veth0 type veth peer name veth1; ip addr add 192.168.99.11/24 dev veth0; ip addr add fd00::7/64 dev veth0 nodad",
+        );
         assert_eq!(interfaces::addresses(Family::V4).unwrap(), ["192.168.99.11/24".parse().unwrap()]);
         assert_eq!(interfaces::addresses(Family::V6).unwrap(), ["fd00::7/64".parse().unwrap()]);
     });

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use fairlead_compiler::{
-    Config, Detector, Dump, Host, NodeFacts, Origin, Outcome, Packet, ProxyState, Ruleset, Trace, compile, trace,
+    Config, Detector, Dump, Host, NodeFacts, Origin, Outcome, Packet, ProxyState, Ruleset, Trace, compile,
+    trace,
 };
 use fairlead_objects::{EndpointSlice, Family, NodeName, Protocol, Service, ServiceKey, builders};
 use serde_json::{Value, json};
@@ -40,7 +41,11 @@ impl Cluster {
         ];
         Self {
             state: ProxyState::new(family),
-            config: Config { detector: Detector::Cidr(pods.parse().unwrap()), nfacct: true, ..Config::default() },
+            config: Config {
+                detector: Detector::Cidr(pods.parse().unwrap()),
+                nfacct: true,
+                ..Config::default()
+            },
             facts: NodeFacts {
                 name: NodeName::new(NODE),
                 zone: None,
@@ -101,13 +106,21 @@ impl Cluster {
 pub fn packet(protocol: Protocol, from: &str, to: &str, port: u16, host: &Host) -> Packet {
     let source: IpAddr = from.parse().unwrap();
     let origin = if host.is_local(source) { Origin::Node } else { Origin::Interface(None) };
-    Packet { source, source_port: 40_000, destination: to.parse().unwrap(), destination_port: port, protocol, origin }
+    Packet {
+        source,
+        source_port: 40_000,
+        destination: to.parse().unwrap(),
+        destination_port: port,
+        protocol,
+        origin,
+    }
 }
 
 pub fn summary(trace: &Trace) -> (String, bool) {
     let output = match trace.outcome {
         Outcome::Accepted => {
-            let targets = trace.targets.iter().map(|to| std::net::SocketAddr::new(to.address, to.port).to_string());
+            let targets =
+                trace.targets.iter().map(|to| std::net::SocketAddr::new(to.address, to.port).to_string());
             targets.collect::<Vec<_>>().join(", ")
         }
         Outcome::NoMatch => String::new(),

@@ -83,5 +83,9 @@ fn comment_with_quotes_and_newlines_stays_one_word() {
     assert!(fairlead_compiler::diff(&dump, &ruleset).put.is_empty());
     assert!(dump.chain(&fairlead_compiler::Table::Filter, "INPUT").unwrap().rules.len() == 4);
     cluster.slice("svc", &[remote("10.180.0.1")]);
-    assert!(crate::kernel::reparsed(&cluster.compile()).chain(&fairlead_compiler::Table::Filter, "INPUT").is_some());
+    assert!(
+        crate::kernel::reparsed(&cluster.compile())
+            .chain(&fairlead_compiler::Table::Filter, "INPUT")
+            .is_some()
+    );
 }

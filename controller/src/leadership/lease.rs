@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Times;
 
+/// Pause after a failed request about the lease.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
 /// What becomes of the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -47,7 +50,13 @@ impl Lease {
     /// `gate`, which is open from the first answer on: a standby is ready, too.
     ///
     /// `client` must give up on requests after [`Times::request`].
-    pub async fn keep(self, client: Client, gate: Gate, shutdown: CancellationToken, mut report: impl FnMut(Change)) {
+    pub async fn keep(
+        self,
+        client: Client,
+        gate: Gate,
+        shutdown: CancellationToken,
+        mut report: impl FnMut(Change),
+    ) {
         let ended = shutdown.clone();
         let Some(manager) = ended.run_until_cancelled(self.manager(client, &gate)).await else { return };
         gate.open();
@@ -74,7 +83,7 @@ impl Lease {
                     Err(error) => {
                         self.complain(&gate, &error);
                         holds.failed(Instant::now(), self.times);
-                        sleep(self.times.retry.min(self.times.request())).await;
+                        sleep(self.times.retry.min(AFTER_FAILURE)).await;
                         holds.tried(Instant::now(), self.times);
                     }
                 },
@@ -190,10 +199,6 @@ mod tests {
         retry: Duration::from_secs(2),
     };
 
-    fn seconds(seconds: f64) -> Duration {
-        Duration::from_secs_f64(seconds)
-    }
-
     #[test]
     fn term_ends_before_the_lease_does_when_renewals_fail() {
         let start = Instant::now();
@@ -210,8 +215,8 @@ mod tests {
     fn attempt_that_goes_on_without_an_error_keeps_the_term() {
         let start = Instant::now();
         let mut holds = Holds { ours: true, ..Holds::default() };
-        holds.failed(start, Times { renew_deadline: Duration::from_secs(20), ..TIMES });
-        holds.tried(start + seconds(0.1), TIMES);
+        holds.failed(start, TIMES);
+        holds.tried(start + AFTER_FAILURE, TIMES);
         let decided = holds.deadline().unwrap();
         assert!(!holds.decide(decided));
         assert!(holds.ours && holds.deadline().is_none());

@@ -32,13 +32,23 @@ impl fmt::Debug for Collected {
 impl Collector for Collected {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let sizes = self.index.lock().sizes();
-        let objects = Kind::ALL.into_iter().zip(sizes.objects).map(|(kind, size)| (resource(kind).to_owned(), size));
+        let objects =
+            Kind::ALL.into_iter().zip(sizes.objects).map(|(kind, size)| (resource(kind).to_owned(), size));
         gauges(&mut encoder, "fairlead_index_objects", "Objects in the index", "resource", objects)?;
-        let depth = Part::ALL.into_iter().zip(self.queue.depth()).map(|(part, depth)| (label(part).to_owned(), depth));
+        let depth = Part::ALL
+            .into_iter()
+            .zip(self.queue.depth())
+            .map(|(part, depth)| (label(part).to_owned(), depth));
         gauges(&mut encoder, "fairlead_queue_depth", "Services with a change to deal with", "part", depth)?;
         let gates = self.readiness.gates();
         let synced = gates.iter().map(|gate| (gate.name().to_owned(), usize::from(gate.is_open())));
-        gauges(&mut encoder, "fairlead_watch_synced", "1 once the initial list is complete", "watch", synced)?;
+        gauges(
+            &mut encoder,
+            "fairlead_watch_synced",
+            "1 once the initial list is complete",
+            "watch",
+            synced,
+        )?;
         let troubled = gates.iter().map(|gate| (gate.name().to_owned(), usize::from(gate.is_troubled())));
         gauges(&mut encoder, "fairlead_watch_failing", "1 while a watch cannot be kept up", "watch", troubled)
     }

@@ -197,18 +197,17 @@ fn ask(bed: &Bed, who: &str, from: From<'_>, target: SocketAddr, servers: &[&str
     tally.check_fair(servers)
 }
 
+/// A line per server.
 #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
 fn shares(tally: &Tally) -> String {
     let total = tally.outcomes.len();
-    let mut text = String::new();
-    for (server, count) in tally.shares() {
+    let line = |(server, count): (String, u64)| {
         let percent = count as f64 * 100.0 / total as f64;
         let bar = "#".repeat(usize::try_from(count).unwrap_or(total) * 40 / total);
         let seen: Vec<String> = tally.clients_of(&server).iter().map(IpAddr::to_string).collect();
-        text +=
-            &format!("    {server:<12} {count:>5}  {percent:>5.1} %  {bar:<40}  saw {}\n", seen.join(", "));
-    }
-    text
+        format!("    {server:<12} {count:>5}  {percent:>5.1} %  {bar:<24}  saw {}\n", seen.join(", "))
+    };
+    tally.shares().into_iter().map(line).collect()
 }
 
 /// The rules of node1 that concern a Service: those that name it, and the chains they lead to.

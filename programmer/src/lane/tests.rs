@@ -29,8 +29,11 @@ impl Drop for Bench {
 }
 
 fn node_basis() -> Basis {
-    let kernel =
-        Kernel { features: Features { bpf: true, random_fully: true }, liberal_tcp: false, route_localnet: true };
+    let kernel = Kernel {
+        features: Features { bpf: true, random_fully: true },
+        liberal_tcp: false,
+        route_localnet: true,
+    };
     basis(Family::V4, &testing::settings(), kernel, Some(&builders::node("node-a", "192.168.0.2", "a")))
 }
 
@@ -65,7 +68,12 @@ fn service(number: u32) -> Change {
 
 fn slice(number: u32, endpoints: &[&str]) -> Change {
     let endpoints: Vec<_> = endpoints.iter().map(|ip| (*ip, "node-a", true)).collect();
-    Change::Slice(Arc::new(builders::slice(&format!("slice-{number}"), &format!("svc-{number}"), 8080, &endpoints)))
+    Change::Slice(Arc::new(builders::slice(
+        &format!("slice-{number}"),
+        &format!("svc-{number}"),
+        8080,
+        &endpoints,
+    )))
 }
 
 /// `count` Services with three endpoints each.

@@ -114,7 +114,8 @@ fn apply(tables: &BTreeMap<String, Table>, part: &str) -> Result<(String, Table)
     for line in lines.take_while(|line| *line != "COMMIT") {
         edit(&mut table, line).map_err(|reason| format!("{reason} ({line})"))?;
     }
-    let target = |rule: &str| rule.rsplit_once("-j ").map(|(_, rest)| rest.split(' ').next().unwrap_or("").to_owned());
+    let target =
+        |rule: &str| rule.rsplit_once("-j ").map(|(_, rest)| rest.split(' ').next().unwrap_or("").to_owned());
     let mut targets = table.values().flatten().filter_map(|rule| target(rule));
     if let Some(missing) = targets.find(|target| is_chain(target) && !table.contains_key(target)) {
         return Err(format!("Chain '{missing}' does not exist"));

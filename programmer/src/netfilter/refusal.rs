@@ -66,7 +66,8 @@ fn excerpt(document: &str, number: usize) -> String {
 mod tests {
     use super::*;
 
-    const DOCUMENT: &str = "*nat\n:A - [0:0]\n-A A -j B\n-A A -j C\n-A A -j D\n-A A -j E\n-A A -j F\nCOMMIT\n";
+    const DOCUMENT: &str =
+        "*nat\n:A - [0:0]\n-A A -j B\n-A A -j C\n-A A -j D\n-A A -j E\n-A A -j F\nCOMMIT\n";
 
     #[test]
     fn failed_line_is_found_in_every_wording_of_the_programs() {

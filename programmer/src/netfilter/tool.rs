@@ -167,7 +167,8 @@ pub fn in_path(program: &str) -> Option<PathBuf> {
 }
 
 fn search(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
-    let executable = |file: &PathBuf| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file();
+    let executable =
+        |file: &PathBuf| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file();
     env::split_paths(path).map(|directory| directory.join(program)).find(executable)
 }
 
@@ -190,7 +191,8 @@ pub(super) async fn run(program: &Path, arguments: &[&str], input: &str) -> Resu
         }
     };
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-    let output = timeout(DEADLINE, both).await.map_err(|_| ToolError::Deadline { program: name() })?.map_err(start)?;
+    let output =
+        timeout(DEADLINE, both).await.map_err(|_| ToolError::Deadline { program: name() })?.map_err(start)?;
     if output.status.success() {
         return String::from_utf8(output.stdout).map_err(|_| ToolError::Encoding { program: name() });
     }
@@ -234,7 +236,8 @@ mod tests {
 
     #[tokio::test]
     async fn missing_permission_and_taken_lock_are_told_apart() {
-        let denied = shell("echo 'Could not fetch: Permission denied (you must be root)' >&2; exit 4", "").await;
+        let denied =
+            shell("echo 'Could not fetch: Permission denied (you must be root)' >&2; exit 4", "").await;
         assert!(matches!(denied, Err(ToolError::Capability { .. })));
         let busy = shell("echo 'Another app is currently holding the xtables lock.' >&2; exit 4", "").await;
         assert!(matches!(busy, Err(ToolError::Busy { .. })));

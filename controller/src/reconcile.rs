@@ -1,0 +1,294 @@
+//! One reconcile: snapshot, plan, execute, for the parts of a Service that are due.
+//!
+//! Invariants: without a term nothing is planned or written. The parts of a Service are executed side by side and fail one
+//! by one: a refused Endpoints write does not stop the slices. Every failure is counted for its part, retried after its own
+//! delay, and cleared by the next success.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use fairlead_objects::{Pod, ServiceKey, Timestamp};
+use fairlead_planner::{
+    EndpointsPlan, Limits, Note, NoteKind, Parts, Plan, PlanInput, SlicePlan, TriggerTimes, Triggers,
+};
+use kube_runtime::controller::Action;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    events::{Events, Regarding},
+    execute::{Operation, WriteError, Writer},
+    index::{Index, Snapshot},
+    leadership::Leadership,
+    metrics::{Metrics, SyncResult},
+    part::Part,
+    primary::Primary,
+    queue::{Queue, Taken},
+};
+
+/// Everything that reconciles share.
+pub struct Context {
+    /// What is known of the cluster.
+    pub index: Arc<Mutex<Index>>,
+    /// What is to be done.
+    pub queue: Arc<Queue>,
+    /// Whether it is for us to do.
+    pub leadership: Arc<Leadership>,
+    /// What does it.
+    pub writer: Writer,
+    /// Whom to tell.
+    pub events: Events,
+    /// What to count.
+    pub metrics: Arc<Metrics>,
+    /// Sizes from flags.
+    pub limits: Limits,
+    /// Which changes written Endpoints and slices answer to.
+    pub triggers: [Mutex<TriggerTimes>; 2],
+}
+
+/// Parts of a reconcile that failed.
+#[derive(Debug)]
+pub struct Failure(Vec<(Part, WriteError)>);
+
+impl std::error::Error for Failure {}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (part, error)) in self.0.iter().enumerate() {
+            let separator = if position == 0 { "" } else { "; " };
+            write!(f, "{separator}{part}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What kube-runtime calls for a key.
+pub async fn reconcile(primary: Arc<Primary>, context: Arc<Context>) -> Result<Action, Failure> {
+    let key = primary.key();
+    let Some(term) = context.leadership.term() else {
+        // Whoever leads does it; should we win, everything is marked again.
+        context.queue.drop_due(&key);
+        context.retire(&key);
+        return Ok(Action::await_change());
+    };
+    let start = Instant::now();
+    let taken = context.queue.take(&key, start);
+    if taken.is_empty() {
+        return Ok(context.next(&key));
+    }
+    let Some(failures) = term.run_until_cancelled(context.sync(&key, taken)).await else {
+        return Ok(Action::await_change());
+    };
+    let now = Instant::now();
+    context
+        .metrics
+        .reconciled(now - start, taken.since.filter(|_| failures.is_empty()).map(|since| now - since));
+    if failures.is_empty() {
+        context.retire(&key);
+        Ok(context.next(&key))
+    } else {
+        Err(Failure(failures))
+    }
+}
+
+/// What kube-runtime calls when a reconcile failed: raises the failure counts and says when to try again.
+#[allow(clippy::needless_pass_by_value, reason = "kube-runtime's signature")]
+pub fn after_failure(primary: Arc<Primary>, failure: &Failure, context: Arc<Context>) -> Action {
+    let key = primary.key();
+    let now = Instant::now();
+    for (part, error) in &failure.0 {
+        let failures = context.queue.failed(&key, *part, error.retry_after, now);
+        if error.is_stale() && failures == 1 {
+            tracing::debug!(service = %key, %part, "{error}; looking again");
+            continue;
+        }
+        tracing::warn!(service = %key, %part, failures, "{error}");
+        context.announce(&key, *part, error);
+    }
+    context.next(&key)
+}
+
+impl Context {
+    /// When the key wants to be looked at again.
+    fn next(&self, key: &ServiceKey) -> Action {
+        self.queue.next(key, Instant::now()).map_or_else(Action::await_change, Action::requeue)
+    }
+
+    /// Forgets a key of which nothing exists any more.
+    fn retire(&self, key: &ServiceKey) {
+        // The lock of the index is released before that of the queue is taken. A change in between marks the key, and then
+        // the queue keeps it.
+        let known = self.index.lock().knows(key);
+        if !known && self.queue.retire(key) {
+            self.metrics.forget(key);
+            self.events.forget(key);
+            self.triggers.iter().for_each(|times| times.lock().forget(key));
+        }
+    }
+
+    /// Plans and executes. Returns the parts that failed.
+    async fn sync(&self, key: &ServiceKey, taken: Taken) -> Vec<(Part, WriteError)> {
+        let due = Part::ALL.into_iter().filter(|part| part.is_in(taken.parts));
+        let mut snapshot = self.index.lock().snapshot(key);
+        if snapshot.suspect {
+            if let Err(error) = Box::pin(self.writer.repair(key)).await {
+                return due.map(|part| (part, error.clone())).collect();
+            }
+            snapshot = self.index.lock().snapshot(key);
+        }
+        let triggers = self.triggers(&snapshot, taken.parts);
+        let plan = self.plan(key, &snapshot, taken.parts, triggers);
+        self.note(key, &plan.notes, &snapshot);
+        let failures = self.execute(key, taken.parts, plan).await;
+        self.give_back(key, triggers, &failures);
+        failures
+    }
+
+    fn triggers(&self, snapshot: &Snapshot, parts: Parts) -> Triggers {
+        let Some(service) = snapshot.service.as_deref().filter(|service| service.selector.is_some()) else {
+            return Triggers::default();
+        };
+        let pods: Vec<&Pod> = snapshot.pods.iter().map(|pod| &**pod).collect();
+        let [endpoints, slices] = &self.triggers;
+        let next = |wanted: bool, times: &Mutex<TriggerTimes>| -> Option<Timestamp> {
+            if wanted { times.lock().next(service, &pods) } else { None }
+        };
+        Triggers { endpoints: next(parts.endpoints, endpoints), slices: next(parts.slices, slices) }
+    }
+
+    /// A time whose write failed is the time of the next write, too.
+    fn give_back(&self, key: &ServiceKey, triggers: Triggers, failures: &[(Part, WriteError)]) {
+        let [endpoints, slices] = &self.triggers;
+        for (part, _) in failures {
+            match part {
+                Part::Endpoints => {
+                    triggers.endpoints.into_iter().for_each(|time| endpoints.lock().give_back(key, time));
+                }
+                Part::Slices => {
+                    triggers.slices.into_iter().for_each(|time| slices.lock().give_back(key, time));
+                }
+                Part::Mirror => {}
+            }
+        }
+    }
+
+    fn plan(&self, key: &ServiceKey, snapshot: &Snapshot, parts: Parts, triggers: Triggers) -> Plan {
+        let pods: Vec<&Pod> = snapshot.pods.iter().map(|pod| &**pod).collect();
+        let slices: Vec<_> = snapshot.slices.iter().map(|slice| &**slice).collect();
+        let input = PlanInput {
+            key,
+            service: snapshot.service.as_deref(),
+            pods: &pods,
+            nodes: snapshot,
+            endpoints: snapshot.endpoints.as_deref(),
+            slices: &slices,
+            taken_names: &snapshot.taken_names,
+            parts,
+            limits: self.limits,
+            triggers,
+        };
+        let plan = fairlead_planner::plan(&input);
+        if cfg!(debug_assertions) {
+            for finding in fairlead_planner::check(&plan, &input) {
+                tracing::error!(service = %key, "the plan breaks an invariant: {finding:?}");
+            }
+        }
+        plan
+    }
+
+    fn note(&self, key: &ServiceKey, notes: &[Note], snapshot: &Snapshot) {
+        self.metrics.noted(notes);
+        let uid = snapshot.endpoints.as_ref().and_then(|endpoints| endpoints.metadata.uid.as_deref());
+        self.events.noted(key, notes, uid);
+        for note in notes {
+            if let NoteKind::TooManyAddresses { skipped, .. } | NoteKind::InvalidAddresses(skipped) =
+                note.kind
+            {
+                self.metrics.skipped(skipped);
+            }
+            tracing::debug!(service = %key, "{note}");
+        }
+    }
+
+    async fn execute(&self, key: &ServiceKey, parts: Parts, plan: Plan) -> Vec<(Part, WriteError)> {
+        let Plan { endpoints, slices, mirror, .. } = plan;
+        let (endpoints, slices, mirror) = tokio::join!(
+            self.execute_part(key, parts, Part::Endpoints, self.endpoints(key, endpoints)),
+            self.execute_part(key, parts, Part::Slices, self.slices(key, Part::Slices, slices)),
+            self.execute_part(key, parts, Part::Mirror, self.slices(key, Part::Mirror, mirror)),
+        );
+        endpoints.into_iter().chain(slices).chain(mirror).collect()
+    }
+
+    async fn endpoints(&self, key: &ServiceKey, plan: EndpointsPlan) -> Result<(), WriteError> {
+        // Most plans are empty; those are not to pay for a future that holds requests.
+        if plan == EndpointsPlan::Keep {
+            return Ok(());
+        }
+        Box::pin(self.writer.endpoints(key, plan)).await
+    }
+
+    async fn slices(&self, key: &ServiceKey, part: Part, plan: SlicePlan) -> Result<(), WriteError> {
+        self.metrics.planned(key, part, &plan);
+        if plan.is_empty() {
+            return Ok(());
+        }
+        Box::pin(self.writer.slices(key, part, plan)).await
+    }
+
+    async fn execute_part(
+        &self,
+        key: &ServiceKey,
+        parts: Parts,
+        part: Part,
+        execution: impl Future<Output = Result<(), WriteError>>,
+    ) -> Option<(Part, WriteError)> {
+        if !part.is_in(parts) {
+            return None;
+        }
+        let start = Instant::now();
+        let (result, failure) = match execution.await {
+            Ok(()) => {
+                self.queue.succeeded(key, part);
+                (SyncResult::Success, None)
+            }
+            Err(error) if error.is_stale() => (SyncResult::Stale, Some((part, error))),
+            Err(error) => (SyncResult::Error, Some((part, error))),
+        };
+        self.metrics.synced(part, result, elapsed(start));
+        failure
+    }
+
+    /// Publishes upstream's Event for a failure, if upstream has one.
+    fn announce(&self, key: &ServiceKey, part: Part, error: &WriteError) {
+        let (service, endpoints) = {
+            let snapshot = self.index.lock().snapshot(key);
+            let endpoints = snapshot.endpoints.and_then(|endpoints| endpoints.metadata.uid.clone());
+            (snapshot.service.map(|service| service.uid.to_string()), endpoints)
+        };
+        match (part, error.operation) {
+            (Part::Endpoints, Operation::Create) => {
+                let note = format!("Failed to create endpoint for service {key}: {}", error.message);
+                self.events.warn(part, key, Regarding::Endpoints(None), "FailedToCreateEndpoint", note);
+            }
+            (Part::Endpoints, Operation::Update) => {
+                let note = format!("Failed to update endpoint {key}: {}", error.message);
+                self.events.warn(part, key, Regarding::Endpoints(endpoints), "FailedToUpdateEndpoint", note);
+            }
+            (Part::Slices, _) => {
+                let note = format!("Error updating Endpoint Slices for Service {key}: {error}");
+                self.events.warn(
+                    part,
+                    key,
+                    Regarding::Service(service),
+                    "FailedToUpdateEndpointSlices",
+                    note,
+                );
+            }
+            (Part::Endpoints | Part::Mirror, _) => {}
+        }
+    }
+}
+
+fn elapsed(start: Instant) -> Duration {
+    Instant::now() - start
+}

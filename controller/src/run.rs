@@ -1,0 +1,248 @@
+//! The whole daemon, wired together.
+//!
+//! Invariants: everything that can be wrong with this machine (flags, port, credentials) is found before anything else
+//! starts. What is wrong with the cluster is retried for ever. When a task that must not end does end, the process ends.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use fairlead_daemon::{
+    admin::{self, Admin},
+    client::Clients,
+    metrics::Metrics as Exposition,
+    readiness::Readiness,
+    shutdown,
+};
+use futures::StreamExt;
+use kube_runtime::{Config, Controller, controller::Error as ControllerError};
+use parking_lot::Mutex;
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    events::{Events, Publisher},
+    execute::Writer,
+    flags::{Flags, Settings},
+    index::{Index, Kind},
+    leadership::lease::{Change, Lease},
+    metrics::Metrics,
+    primary::Primary,
+    queue::{Outlet, Queue},
+    reconcile::{Context, after_failure, reconcile},
+    watches::{self, Watches},
+};
+
+/// What we call ourselves in requests.
+const AGENT: &str = concat!("fairlead-controller/", env!("CARGO_PKG_VERSION"));
+/// How long writes that have begun may take when the process ends.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+/// How long everything else may take then.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Runs until a signal; the exit code says whether that went well.
+pub async fn run(flags: Flags, settings: Settings) -> anyhow::Result<ExitCode> {
+    let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
+    let admin = Admin::bind(flags.http_address, "--http-address").await?;
+    let clients = flags.client.clients(AGENT).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), server = clients.server(), "starting");
+    let daemon = Daemon::new(&flags, settings, clients)?;
+    daemon.run(admin, shutdown).await
+}
+
+struct Daemon {
+    settings: Settings,
+    clients: Clients,
+    lease: Option<(Lease, kube::Client)>,
+    exposition: Exposition,
+    readiness: Readiness,
+    context: Arc<Context>,
+    outlet: Outlet,
+    publisher: Publisher,
+    identity: String,
+}
+
+impl Daemon {
+    fn new(flags: &Flags, settings: Settings, clients: Clients) -> anyhow::Result<Self> {
+        let identity = identity();
+        let lease = settings.lease.map(|times| {
+            let lease = Lease {
+                namespace: flags.election.leader_elect_resource_namespace.clone(),
+                name: flags.election.leader_elect_resource_name.clone(),
+                identity: identity.clone(),
+                times,
+            };
+            clients.impatient(times.request()).map(|client| (lease, client))
+        });
+        let exposition = Exposition::new();
+        let readiness = Readiness::default();
+        let metrics = Arc::new(Metrics::new(&exposition));
+        let nodes_watched = watches::needed(settings.parts).contains(&Kind::Nodes);
+        let index = Arc::new(Mutex::new(Index::new(nodes_watched)));
+        let (queue, outlet) = Queue::new(settings.parts, settings.periods);
+        let queue = Arc::new(queue);
+        Metrics::observe(&exposition, Arc::clone(&index), Arc::clone(&queue), readiness.clone());
+        let (events, publisher) = Events::new(Arc::clone(&metrics));
+        let writer = Writer::new(
+            clients.write.clone(),
+            flags.client.throttle(),
+            Arc::clone(&index),
+            Arc::clone(&metrics),
+        );
+        let context = Context {
+            index,
+            queue,
+            leadership: Arc::default(),
+            writer,
+            events,
+            metrics,
+            limits: settings.limits,
+            triggers: Default::default(),
+        };
+        let context = Arc::new(context);
+        let lease = lease.transpose()?;
+        Ok(Self { settings, clients, lease, exposition, readiness, context, outlet, publisher, identity })
+    }
+
+    async fn run(self, admin: Admin, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+        let Self { settings, clients, lease, exposition, readiness, context, outlet, publisher, identity } =
+            self;
+        // The HTTP server goes last: it tells how the end is getting on.
+        let http_end = CancellationToken::new();
+        let routes = admin::health_routes(readiness.clone()).merge(admin::metrics_routes(exposition));
+        let http = tokio::spawn(admin.serve(routes, http_end.clone()));
+        let watches = Watches {
+            client: clients.read.clone(),
+            index: Arc::clone(&context.index),
+            queue: Arc::clone(&context.queue),
+        };
+        let kinds = watches::needed(settings.parts);
+        let watching = {
+            let readiness = readiness.clone();
+            tokio::spawn(async move { watches.run(kinds, &readiness).await })
+        };
+        let publishing = tokio::spawn(publisher.run(clients.write.clone(), identity));
+        let lease_end = CancellationToken::new();
+        let leading = lead(lease, &readiness, &context, lease_end.clone());
+        let stop = CancellationToken::new();
+        let working = tokio::spawn(work(Arc::clone(&context), outlet, settings.concurrency, stop.clone()));
+
+        let mut essential =
+            [("watches", watching), ("leader election", leading), ("reconciliation", working)];
+        let failed = first_to_end(&mut essential, &shutdown).await;
+        let [(_, watching), (_, leading), (_, working)] = essential;
+
+        stop.cancel();
+        watching.abort();
+        if tokio::time::timeout(LAST_WRITES, working).await.is_err() {
+            tracing::warn!("giving up on writes that have not ended");
+        }
+        lease_end.cancel();
+        let farewell = async {
+            drop(leading.await);
+            publishing.abort();
+            http_end.cancel();
+            drop(http.await);
+        };
+        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+            tracing::warn!("giving up on the lease and open connections");
+        }
+        match failed {
+            None => {
+                tracing::info!("stopped");
+                Ok(ExitCode::SUCCESS)
+            }
+            Some(task) => {
+                anyhow::bail!("{task} ended unexpectedly; this is a defect, please report it with the log")
+            }
+        }
+    }
+}
+
+/// Waits for the shutdown; returns the name of a task that ended before.
+async fn first_to_end<'a>(
+    tasks: &mut [(&'a str, JoinHandle<()>)],
+    shutdown: &CancellationToken,
+) -> Option<&'a str> {
+    let ends = tasks.iter_mut().map(|(name, task)| {
+        Box::pin(async move {
+            drop(task.await);
+            *name
+        })
+    });
+    let first = futures::future::select_all(ends);
+    shutdown.run_until_cancelled(first).await.map(|(name, _, _)| name)
+}
+
+/// Takes part in the election, or leads at once without one.
+fn lead(
+    lease: Option<(Lease, kube::Client)>,
+    readiness: &Readiness,
+    context: &Arc<Context>,
+    end: CancellationToken,
+) -> JoinHandle<()> {
+    let context = Arc::clone(context);
+    let report = move |change| match change {
+        Change::Won => won(&context),
+        Change::Lost => lost(&context),
+    };
+    match lease {
+        Some((lease, client)) => {
+            let gate = readiness.gate("lease");
+            tracing::info!(%lease, identity = lease.identity, "taking part in leader election");
+            tokio::spawn(lease.keep(client, gate, end, report))
+        }
+        None => tokio::spawn(async move {
+            report(Change::Won);
+            end.cancelled().await;
+            report(Change::Lost);
+        }),
+    }
+}
+
+fn won(context: &Context) {
+    if context.leadership.win() {
+        context.metrics.led(true);
+        let keys = context.index.lock().keys();
+        tracing::info!(services = keys.len(), "leading");
+        context.queue.mark_all(keys, Instant::now());
+    }
+}
+
+fn lost(context: &Context) {
+    if context.leadership.lose() {
+        context.metrics.led(false);
+        tracing::info!("not leading any more");
+    }
+}
+
+/// Runs kube-runtime's Controller until `stop`, and then until the reconciles that have begun are over.
+async fn work(context: Arc<Context>, outlet: Outlet, concurrency: u16, stop: CancellationToken) {
+    let Outlet { store, triggers } = outlet;
+    // Everything comes in by way of the queue; there is no stream of primaries.
+    Controller::<Primary>::for_stream(futures::stream::pending(), store)
+        .reconcile_on(triggers)
+        .with_config(Config::default().concurrency(concurrency))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, after_failure, context)
+        .for_each(|result| async {
+            match result {
+                // Failures were logged by part, with how often they have occurred.
+                Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+                // A key that was retired while a trigger for it was under way.
+                Err(ControllerError::ObjectNotFound(key)) => tracing::trace!(%key, "nothing left to do"),
+                Err(error) => tracing::error!("reconciliation: {error}"),
+            }
+        })
+        .await;
+}
+
+/// Who we are among replicas: the host's (in a Pod: the Pod's) name, and something that a restart changes.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "unknown" } else { host };
+    let nanoseconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos());
+    format!("{host}_{:x}_{:x}", std::process::id(), nanoseconds)
+}
