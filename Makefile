@@ -3,7 +3,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint tools build clean-bed
+.PHONY: help demo test lint tools build clean-bed need-root
+# Tools come before what is built with them.
+.NOTPARALLEL:
 
 # What is slow to make is kept outside the clone.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fairlead
@@ -18,7 +20,7 @@ DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: tools build ## Show it: a two-node cluster on this machine, four Services, real packets (root; ends by itself)
+demo: need-root tools build ## Show it: a two-node cluster on this machine, four Services, real packets (root; ends by itself)
 	@$(TARGET)/debug/demo
 
 test: tools lint build ## Pass all tests: lints, documentation, unit, golden, property, real API server, real kernel (root)
@@ -35,6 +37,10 @@ tools: ## Build the genuine Kubernetes programs that the tests run on, once, out
 
 clean-bed: ## Remove what killed tests and demos left behind; what is in use is left alone
 	@cargo run --quiet --package fairlead-e2e --bin clean-bed $(LOCKED)
+
+# Not listed: the demo says at once, not after a long build, that it cannot run.
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo "demo: run it as root, it makes network namespaces: sudo --preserve-env=PATH make demo" >&2; exit 1; }
 
 # Not listed: the programs that tests and demo start.
 build:

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     delta::{ChainRef, Delta},
     ruleset::{Chain, Jump, Ruleset, Table},
+    text::JumpText,
 };
 
 /// Renders a delta. Empty for an empty delta.
@@ -69,10 +70,10 @@ fn write_table(text: &mut String, table: &Table, part: &Part<'_>) -> fmt::Result
     }
     // Each is inserted above the one before, so the lowest comes first.
     for jump in part.hook.iter().rev() {
-        writeln!(text, "-I {} {}", jump.from, jump.rule)?;
+        writeln!(text, "-I {} {}", jump.from, JumpText(&jump.rule))?;
     }
     for jump in &part.unhook {
-        writeln!(text, "-D {} {}", jump.from, jump.rule)?;
+        writeln!(text, "-D {} {}", jump.from, JumpText(&jump.rule))?;
     }
     for reference in &part.delete {
         writeln!(text, "-X {}", reference.name)?;

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 
 use crate::{
     matches::{AddressSide, Affinity, Match, Opaque},
-    rule::{Mark, Rule, Target},
+    rule::{Comment, Mark, Rule, Target},
 };
 
 /// Writes a word, quoted where `iptables-restore` would otherwise split or change it.
@@ -38,26 +38,49 @@ impl fmt::Display for Word<'_> {
 /// A rule's specification, without the command and the chain: what follows `-A CHAIN `.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        let mut separate = |f: &mut fmt::Formatter<'_>| f.write_str(std::mem::replace(&mut separator, " "));
-        for header in self.matches.iter().filter(|m| m.is_header()) {
-            separate(f)?;
-            write!(f, "{header}")?;
-        }
-        if let Some(comment) = &self.comment {
-            separate(f)?;
-            write!(f, "-m comment --comment {}", Word(comment.as_str()))?;
-        }
-        for extension in self.matches.iter().filter(|m| !m.is_header()) {
-            separate(f)?;
-            write!(f, "{extension}")?;
-        }
-        if let Some(target) = &self.target {
-            separate(f)?;
-            write!(f, "{target}")?;
+        let (headers, extensions): (Vec<_>, Vec<_>) = self.matches.iter().partition(|m| m.is_header());
+        write_parts(f, &[&headers, &comment(self), &extensions, &self.target.iter().collect::<Vec<_>>()])
+    }
+}
+
+/// A rule in a built-in chain, as kube-proxy writes it: with the comment behind the matches. `iptables -C` and `-D` compare
+/// matches in order, so this is what lets either program find the jumps of the other.
+pub(crate) struct JumpText<'a>(pub(crate) &'a Rule);
+
+impl fmt::Display for JumpText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(rule) = self;
+        let matches: Vec<_> = rule.matches.iter().collect();
+        write_parts(f, &[&matches, &comment(rule), &rule.target.iter().collect::<Vec<_>>()])
+    }
+}
+
+/// Parts of a rule, separated by blanks.
+trait Parts {
+    fn write(&self, f: &mut fmt::Formatter<'_>, first: &mut bool) -> fmt::Result;
+}
+
+impl<T: fmt::Display> Parts for Vec<T> {
+    fn write(&self, f: &mut fmt::Formatter<'_>, first: &mut bool) -> fmt::Result {
+        for part in self {
+            if !std::mem::take(first) {
+                f.write_char(' ')?;
+            }
+            write!(f, "{part}")?;
         }
         Ok(())
     }
+}
+
+fn write_parts(f: &mut fmt::Formatter<'_>, parts: &[&dyn Parts]) -> fmt::Result {
+    let mut first = true;
+    parts.iter().try_for_each(|part| part.write(f, &mut first))
+}
+
+/// The comment match, if there is one.
+fn comment(rule: &Rule) -> Vec<String> {
+    let text = |comment: &Comment| format!("-m comment --comment {}", Word(comment.as_str()));
+    rule.comment.iter().map(text).collect()
 }
 
 impl fmt::Display for Match {

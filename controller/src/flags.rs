@@ -33,7 +33,14 @@ pub struct Flags {
 
     /// Which parts to run: '*' is all, 'NAME' switches one on, '-NAME' off. Names: endpoints-controller,
     /// endpointslice-controller, endpointslice-mirroring-controller (or endpoint, endpointslice, endpointslicemirroring)
-    #[arg(long, value_name = "LIST", default_value = "*", value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "*",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        help_heading = "Work"
+    )]
     pub(crate) controllers: Vec<String>,
 
     /// How many Services are worked on at once; 1 to 50
@@ -74,11 +81,17 @@ pub struct Flags {
     pub(crate) election: ElectionFlags,
 
     /// Where to serve /healthz, /livez, /readyz and /metrics; ':8080' is all addresses, '0' is nowhere
-    #[arg(long, visible_alias = "bind-address", value_name = "ADDRESS", default_value = ":8080")]
+    #[arg(
+        long,
+        visible_alias = "bind-address",
+        value_name = "ADDRESS",
+        default_value = ":8080",
+        help_heading = "Server"
+    )]
     pub(crate) http_address: Address,
 
     /// Print the effective configuration as JSON and exit
-    #[arg(long)]
+    #[arg(long, help_heading = "Server")]
     #[serde(skip)]
     pub(crate) dump_config: bool,
 }

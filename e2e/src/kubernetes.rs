@@ -102,14 +102,15 @@ impl Kubernetes {
     /// Creates an object, or changes it to have what is given (server-side apply). Its status is set too when given.
     pub fn apply(&self, object: &Value) -> Result<Value> {
         let target = Target::of(object)?;
-        let object = object.clone();
+        let mut object = object.clone();
+        let status = object.as_object_mut().and_then(|fields| fields.remove("status"));
         self.run(move |client| async move {
             let params = PatchParams::apply("bed").force();
             let api = target.api(client);
             let what = || format!("applying {target}");
             let applied =
                 api.patch(&target.name, &params, &Patch::Apply(&object)).await.with_context(what)?;
-            let Some(status) = object.get("status") else {
+            let Some(status) = status else {
                 return Ok(serde_json::to_value(applied)?);
             };
             // Not applied but merged: a dual-stack Node's addresses are no legal list to server-side apply.

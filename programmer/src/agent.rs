@@ -116,10 +116,7 @@ pub async fn run(command: Command) -> Result<(), AgentError> {
         AgentError::Flags(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
     if command.flags.dump_config {
-        #[allow(clippy::print_stdout, reason = "this is what was asked for")]
-        {
-            println!("{}", settings.dump().map_err(AgentError::Dump)?);
-        }
+        println!("{}", settings.dump().map_err(AgentError::Dump)?);
         return Ok(());
     }
     if command.flags.cleanup {

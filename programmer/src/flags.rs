@@ -26,6 +26,7 @@ const METRICS_PORT: u16 = 10249;
 /// Settings of the node agent.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Node agent")]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches, as kube-proxy has them")]
 pub struct Flags {
     /// Name of the Node we run on; the host's name if empty.
     #[arg(long, value_name = "NAME", default_value = "")]

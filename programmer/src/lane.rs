@@ -311,7 +311,13 @@ impl<N: Netfilter> Lane<N> {
             Outcome::Synced { full, triggers, result } => {
                 self.wiring.metrics.observe_sync(self.wiring.family, full.is_some(), duration);
                 match result {
-                    Ok(report) => self.succeeded(&engine, full, &triggers, &report, duration),
+                    Ok(report) => {
+                        self.succeeded(&triggers, &report);
+                        self.tell(full, &report, duration);
+                        if full.is_some() {
+                            self.count_rules(&engine);
+                        }
+                    }
                     Err(error) => self.failed(full, triggers, &error),
                 }
             }
@@ -323,18 +329,14 @@ impl<N: Netfilter> Lane<N> {
         self.engine = Some(engine);
     }
 
-    fn succeeded(
-        &mut self,
-        engine: &Engine<N>,
-        full: Option<Cause>,
-        triggers: &FxHashMap<ServiceKey, Vec<Timestamp>>,
-        report: &Report,
-        duration: Duration,
-    ) {
+    fn succeeded(&mut self, triggers: &FxHashMap<ServiceKey, Vec<Timestamp>>, report: &Report) {
         let Wiring { family, metrics, health, gate, .. } = &self.wiring;
         let (family, now) = (*family, Timestamp::now());
         self.schedule.succeeded(Instant::now());
         health.lock().updated(family, now);
+        if self.schedule.due(Instant::now()).is_some() {
+            health.lock().queued(family, now);
+        }
         metrics.observe_success(family, now.as_duration().as_secs_f64());
         for time in triggers.values().flatten() {
             metrics.observe_programming(family, now.duration_since(*time).unsigned_abs());
@@ -346,21 +348,21 @@ impl<N: Netfilter> Lane<N> {
             info!(%family, "all rules are programmed");
         }
         gate.open();
+    }
+
+    /// Logs what a sync did.
+    fn tell(&self, full: Option<Cause>, report: &Report, duration: Duration) {
+        let family = self.wiring.family;
         let Report { documents, chains, deleted, jumps, .. } = *report;
         let milliseconds = duration.as_millis();
-        match full {
-            Some(cause) => {
-                self.count_rules(engine);
-                if cause != Cause::Start && documents > 0 {
-                    warn!(%family, cause = cause.as_str(), chains, deleted, jumps, "repaired rules that were different");
-                    self.wiring.metrics.observe_repaired(family, chains + deleted);
-                }
-                info!(%family, cause = cause.as_str(), documents, chains, deleted, jumps, milliseconds, "full sync");
-            }
-            None => debug!(%family, documents, chains, deleted, milliseconds, "partial sync"),
-        }
-        if self.schedule.due(Instant::now()).is_some() {
-            self.wiring.health.lock().queued(family, now);
+        let Some(cause) = full else {
+            debug!(%family, documents, chains, deleted, milliseconds, "partial sync");
+            return;
+        };
+        info!(%family, cause = cause.as_str(), documents, chains, deleted, jumps, milliseconds, "full sync");
+        if matches!(cause, Cause::Flush | Cause::Period) && documents > 0 {
+            warn!(%family, chains, deleted, jumps, "rules had been changed by another program; they are repaired");
+            self.wiring.metrics.observe_repaired(family, chains + deleted);
         }
     }
 

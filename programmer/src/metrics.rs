@@ -56,7 +56,7 @@ pub struct Metrics {
     rules_written: Family<TableLabels, Gauge>,
     failures: Family<ReasonLabels, Counter>,
     full_syncs: Family<ReasonLabels, Counter>,
-    stale_chains: Family<FamilyLabels, Counter>,
+    repaired_chains: Family<FamilyLabels, Counter>,
     endpoint_changes: Counter,
     endpoint_changes_pending: Gauge,
     service_changes: Counter,
@@ -96,7 +96,7 @@ impl Metrics {
             rules_written: Family::default(),
             failures: Family::default(),
             full_syncs: Family::default(),
-            stale_chains: Family::default(),
+            repaired_chains: Family::default(),
             endpoint_changes: Counter::default(),
             endpoint_changes_pending: Gauge::default(),
             service_changes: Counter::default(),
@@ -174,8 +174,8 @@ impl Metrics {
             "Syncs that compared all rules with the kernel, by reason",
             self.full_syncs.clone(),
         );
-        let help = "Chains that full syncs found different from what they should be, or stale";
-        to.register("repaired_chains_total", help, self.stale_chains.clone());
+        let help = "Chains that another program had changed, and that were written again";
+        to.register("repaired_chains_total", help, self.repaired_chains.clone());
     }
 
     /// A sync of `family` ended after `duration`.
@@ -212,9 +212,9 @@ impl Metrics {
         }
     }
 
-    /// A full sync found `chains` to repair.
+    /// `chains` were repaired that another program had changed.
     pub fn observe_repaired(&self, family: IpFamily, chains: usize) {
-        self.stale_chains.get_or_create(&labels(family)).inc_by(chains.try_into().unwrap_or(u64::MAX));
+        self.repaired_chains.get_or_create(&labels(family)).inc_by(chains.try_into().unwrap_or(u64::MAX));
     }
 
     /// How many rules of ours `table` should hold.

@@ -130,12 +130,13 @@ impl NodeWatch {
     fn explain_wait(&self, node: Option<&Node>) {
         let name = &self.settings.node_name;
         let seconds = self.patience().as_secs();
-        match node {
-            None => warn!(
-                "Node {name} does not exist: waiting for it for up to {seconds} s; if this node has another name, give \
-                 it with --hostname-override"
-            ),
-            Some(_) => info!("Node {name} is not complete yet: waiting for it for up to {seconds} s"),
+        if node.is_some() {
+            info!("Node {name} is not complete yet: waiting for it for up to {seconds} s");
+        } else {
+            warn!(
+                "Node {name} does not exist: waiting for it for up to {seconds} s; if this node has another name, \
+                 give it with --hostname-override"
+            );
         }
     }
 

@@ -5,6 +5,8 @@
 //!
 //! Needs root, `unshare` and the iptables programs. Without them a test says so and passes, except with `CI=true`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
+
 use std::{
     env, fs,
     io::Write,

@@ -23,7 +23,7 @@ fn everywhere(policy: &str) -> Value {
 }
 
 /// `set_service` with an ingress address, which stands in the status.
-pub fn with_ingress(cluster: &mut Cluster, name: &str, spec: Value, ingress: Value) {
+pub(crate) fn with_ingress(cluster: &mut Cluster, name: &str, spec: Value, ingress: Value) {
     let mut base = json!({"clusterIP": VIP, "ports": [{"name": "p80", "port": 80, "nodePort": 3001}]});
     builders::merge(&mut base, spec);
     let object: fairlead_objects::ServiceObject = builders::object(json!({
@@ -226,7 +226,7 @@ fn health_check_node_port() {
                 -m tcp --dport 30000 -j ACCEPT";
     assert!(cluster.compile().render_document().contains(rule));
     cluster.service("svc1", json!({"type": "LoadBalancer", "healthCheckNodePort": 30000}));
-    assert!(!cluster.compile().render_document().contains("health check"));
+    assert!(!cluster.compile().render_document().contains("health check node port"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Every kind of rule that there is. Also what the fixtures of real tools hold.
-pub fn everything(six: bool) -> Cluster {
+pub(crate) fn everything(six: bool) -> Cluster {
     let mut cluster = if six { Cluster::v6() } else { Cluster::v4() };
     // The counters do not exist where the fixtures were made.
     cluster.config.nfacct = false;

@@ -1,9 +1,9 @@
 //! A model of the kernel's tables that deltas are applied to, as strict as the real one.
 
-use fairlead_compiler::{Chain, Delta, Dump, InstalledChain, Ruleset, parse, render};
+use fairlead_compiler::{Chain, Delta, Dump, InstalledChain, Ruleset, parse};
 
 /// Applies a delta; a jump to a chain that does not exist fails, and so does deleting a chain that something leads to.
-pub fn apply(dump: &mut Dump, delta: &Delta) {
+pub(crate) fn apply(dump: &mut Dump, delta: &Delta) {
     for (reference, Chain { rules, .. }) in &delta.put {
         let chains = dump.tables.entry(reference.table.clone()).or_default();
         chains.insert(reference.name.clone(), InstalledChain { policy: None, rules: rules.clone() });
@@ -26,7 +26,7 @@ pub fn apply(dump: &mut Dump, delta: &Delta) {
 }
 
 /// Every jump has a target.
-pub fn assert_consistent(dump: &Dump) {
+pub(crate) fn assert_consistent(dump: &Dump) {
     for (table, chains) in &dump.tables {
         for (name, chain) in chains {
             for next in chain.rules.iter().filter_map(fairlead_compiler::Rule::next_chain) {
@@ -37,7 +37,7 @@ pub fn assert_consistent(dump: &Dump) {
 }
 
 /// A node that has nothing.
-pub fn virgin(ruleset: &Ruleset) -> Dump {
+pub(crate) fn virgin(ruleset: &Ruleset) -> Dump {
     let mut empty = ruleset.clone();
     empty.tables.clear();
     empty.jumps.clear();
@@ -45,11 +45,6 @@ pub fn virgin(ruleset: &Ruleset) -> Dump {
 }
 
 /// Reads back the document of a ruleset.
-pub fn reparsed(ruleset: &Ruleset) -> Dump {
+pub(crate) fn reparsed(ruleset: &Ruleset) -> Dump {
     parse(&ruleset.render_document()).unwrap()
-}
-
-/// Reads back the document of a delta.
-pub fn text(delta: &Delta) -> String {
-    render(delta)
 }

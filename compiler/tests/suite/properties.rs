@@ -190,7 +190,9 @@ proptest! {
     #[test]
     fn parse_of_render_is_the_identity(script in changes(), six: bool, bpf: bool) {
         let mut cluster = cluster(six, bpf);
-        script.iter().for_each(|change| apply(&mut cluster, change));
+        for change in &script {
+            apply(&mut cluster, change);
+        }
         let ruleset = cluster.compile();
         let dump = kernel::reparsed(&ruleset);
         for (table, chains) in &ruleset.tables {
@@ -207,7 +209,9 @@ proptest! {
     #[test]
     fn diff_repairs_and_cleanup_removes(script in changes(), damage in prop::collection::vec((any::<u16>(), 0..4_u8), 0..8)) {
         let mut cluster = cluster(false, true);
-        script.iter().for_each(|change| apply(&mut cluster, change));
+        for change in &script {
+            apply(&mut cluster, change);
+        }
         let ruleset = cluster.compile();
         let mut installed = Dump::from(&ruleset);
         for (at, kind) in damage {
@@ -231,7 +235,9 @@ proptest! {
     #[test]
     fn every_frontend_reaches_the_eligible_endpoints_equally(script in changes(), six: bool, bpf: bool) {
         let mut cluster = cluster(six, bpf);
-        script.iter().for_each(|change| apply(&mut cluster, change));
+        for change in &script {
+            apply(&mut cluster, change);
+        }
         let (dump, host) = (Dump::from(&cluster.compile()), Host::from(&cluster.facts));
         let client = if six { "2001:db8:113::5" } else { "203.0.113.5" };
         let pod = if six { "fd00:10::ff" } else { "10.9.9.9" };
@@ -285,9 +291,9 @@ fn break_something(installed: &mut Dump, at: usize, kind: u8) {
     let chain = chains.get_mut(&name).unwrap();
     match kind {
         0 => chain.rules.clear(),
-        1 => _ = chain.rules.pop(),
+        1 => drop(chain.rules.pop()),
         2 if chain.policy.is_none() => {
-            chains.remove(&name);
+            drop(chains.remove(&name));
             // Whoever deletes a chain must have removed the jumps to it.
             for chain in chains.values_mut() {
                 chain.rules.retain(|rule| rule.next_chain() != Some(&name));

@@ -107,7 +107,7 @@ impl Bench {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(Duration::from_secs(300), waiting).await.expect("the condition is met in time");
+        timeout(Duration::from_mins(5), waiting).await.expect("the condition is met in time");
     }
 
     async fn installed(&self) -> String {
@@ -197,7 +197,7 @@ async fn chain_that_was_lost_is_found_by_the_full_sync_after_the_failure() {
     let bench = bench(&model);
     bench.load(40).await;
     let nat = model.save("nat").await.unwrap();
-    let lost = nat.lines().filter_map(|line| line.strip_prefix(":KUBE-SVC-")).next().unwrap();
+    let lost = nat.lines().find_map(|line| line.strip_prefix(":KUBE-SVC-")).unwrap();
     let lost = format!("KUBE-SVC-{}", lost.split(' ').next().unwrap());
     model.lose("nat", &lost);
     bench.tell([service(99), slice(99, &["10.0.1.1"])]).await;

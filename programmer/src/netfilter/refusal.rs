@@ -7,6 +7,9 @@ use std::fmt::{self, Write as _};
 /// Lines of the document that are quoted before and after the one that failed, as kube-proxy does.
 const CONTEXT_LINES: usize = 3;
 
+/// How many reasons are quoted: one wrong line may make hundreds of others fail.
+const REASONS: usize = 3;
+
 /// A document that was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -22,8 +25,11 @@ impl Refusal {
     /// Reads the program's error output for `document`.
     pub fn parse(stderr: &str, document: &str) -> Self {
         let line = stderr.lines().find_map(failed_line);
-        let kept = stderr.lines().map(str::trim).filter(|text| !is_noise(text));
-        let message = kept.collect::<Vec<_>>().join("; ");
+        let said: Vec<&str> = stderr.lines().map(without_name).filter(|text| !is_noise(text)).collect();
+        let mut message = said.iter().take(REASONS).copied().collect::<Vec<_>>().join("; ");
+        if said.len() > REASONS {
+            let _ = write!(message, "; and {} more", said.len() - REASONS);
+        }
         let excerpt = line.map(|number| excerpt(document, number)).unwrap_or_default();
         Self { message, line, excerpt }
     }
@@ -36,6 +42,15 @@ impl fmt::Display for Refusal {
             write!(f, "; around the failed line: {}", self.excerpt)?;
         }
         Ok(())
+    }
+}
+
+/// Without the `iptables-restore v1.8.9 (nf_tables): ` that the programs begin with; whoever logs this names them.
+fn without_name(text: &str) -> &str {
+    let text = text.trim();
+    match text.split_once("):") {
+        Some((name, rest)) if name.contains("tables") && name.contains(" v") => rest.trim_start(),
+        _ => text,
     }
 }
 
@@ -101,5 +116,18 @@ mod tests {
         let refusal = Refusal::parse("Chain 'C' does not exist\nError occurred at line: 4\nTry `x -h'\n", "");
         assert_eq!(refusal.to_string(), "Chain 'C' does not exist; Error occurred at line: 4");
         assert_eq!(Refusal::parse("", "").to_string(), "no reason given");
+    }
+
+    #[test]
+    fn name_of_the_program_and_repetitions_are_left_out() {
+        let failed =
+            |number| format!("line {number}: CHAIN_DEL failed (Device or resource busy): chain C{number}\n");
+        let stderr = "iptables-nft-restore v1.8.9 (nf_tables): \n".to_owned()
+            + &(8..20).map(failed).collect::<String>();
+        let refusal = Refusal::parse(&stderr, "");
+        assert!(refusal.message.starts_with("line 8: CHAIN_DEL failed"), "{refusal}");
+        assert!(refusal.message.ends_with("chain C10; and 9 more"), "{refusal}");
+        let legacy = Refusal::parse("iptables-restore v1.8.9 (legacy): Couldn't load target `X'", "");
+        assert_eq!(legacy.message, "Couldn't load target `X'");
     }
 }
