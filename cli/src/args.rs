@@ -27,11 +27,15 @@ pub(crate) enum Command {
     /// Print what the controller would write or the programmer would load.
     #[command(subcommand)]
     Render(Render),
-    /// Say per Pod, port and slice why it serves a Service or not (not yet in this version).
+    /// Say per Pod, port and slice why it serves a Service or not.
     #[command(subcommand)]
     Explain(Explain),
-    /// Walk a packet through the rules of a node (not yet in this version).
-    Trace(Trace),
+    /// Walk the first packet of a connection through the rules of a node.
+    ///
+    /// The rules are those that `fairlead render rules` prints, or those of a file. Says which rules the packet meets, where
+    /// it ends up and how often, and whether its source is rewritten. The client is one that no session affinity
+    /// remembers; routes and the tables raw and mangle are not looked at.
+    Trace(Box<Trace>),
 }
 
 /// `fairlead render ...`.
@@ -68,13 +72,32 @@ pub(crate) struct Output {
     pub(crate) output: OutputFormat,
 }
 
-/// Output formats.
+/// Output formats of what is rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// YAML documents; for rules and traces: text.
+    /// YAML documents; for rules: text.
     Yaml,
     /// JSON: a List of objects; for rules: chains by table.
     Json,
+}
+
+/// How to print an account.
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Output format.
+    #[arg(short = 'o', long, value_enum, default_value_t = ReportFormat::Text)]
+    pub(crate) output: ReportFormat,
+}
+
+/// Output formats of accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For readers.
+    Text,
+    /// For scripts.
+    Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 /// Arguments of `fairlead render endpoints`.
@@ -91,8 +114,11 @@ pub(crate) struct RenderEndpoints {
 pub(crate) struct RenderRules {
     #[command(flatten)]
     pub(crate) files: Files,
+    /// Name of the node.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
     #[command(flatten)]
-    pub(crate) host: Host,
+    pub(crate) facts: NodeFlags,
     /// IP family of the rules.
     #[arg(long, value_enum)]
     pub(crate) family: FamilyName,
@@ -103,12 +129,9 @@ pub(crate) struct RenderRules {
     pub(crate) output: Output,
 }
 
-/// The node whose rules are wanted.
+/// What shapes the rules of a node, and what its Node object does not say.
 #[derive(Debug, Args)]
-pub(crate) struct Host {
-    /// Name of the node.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) node: String,
+pub(crate) struct NodeFlags {
     /// File with a KubeProxyConfiguration, as in kube-proxy's ConfigMap.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -155,6 +178,9 @@ pub(crate) enum RulesFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Explain {
     /// Say per Pod, port and slice why it serves the Service or not.
+    ///
+    /// Takes each Pod that the Service selects through the gates on the way to an endpoint that gets traffic, shows the Pods
+    /// that only just miss the selector, and prints what the planner notes. Reads what `fairlead render endpoints` reads.
     Service(ExplainService),
 }
 
@@ -164,28 +190,46 @@ pub(crate) struct ExplainService {
     /// The Service.
     #[arg(value_name = "NAMESPACE/NAME", value_parser = service_key)]
     pub(crate) service: ServiceKey,
-    /// File with Kubernetes objects; without any, the cluster is asked. May be repeated.
+    /// File with Kubernetes objects, as for render; may be repeated. Without any, the cluster would be asked, which is not
+    /// yet possible in this version.
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: Report,
 }
 
 /// Arguments of `fairlead trace`.
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
+    /// File with Kubernetes objects, as for render rules; may be repeated.
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required_unless_present = "rules")]
+    pub(crate) files: Vec<PathBuf>,
+    /// File with the rules themselves, as iptables-save or ip6tables-save prints them, instead of objects that they are
+    /// compiled from; - for standard input. The node's own addresses are then those of --node-ip and --node-cidr.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "node", "config", "zone"])]
+    pub(crate) rules: Option<PathBuf>,
+    /// Name of the node.
+    #[arg(long, value_name = "NAME", required_unless_present = "rules")]
+    pub(crate) node: Option<String>,
     #[command(flatten)]
-    pub(crate) files: Files,
-    #[command(flatten)]
-    pub(crate) host: Host,
+    pub(crate) facts: NodeFlags,
     /// Source address of the packet; one of the node's own starts in OUTPUT.
     #[arg(long, value_name = "IP", value_parser = address)]
     pub(crate) from: IpAddr,
     /// Where the packet goes, such as 10.96.0.10:80/TCP; IPv6 addresses stand in brackets.
     #[arg(long, value_name = "IP:PORT/PROTO")]
     pub(crate) to: Destination,
+    /// Interface that the packet arrives on, for rules that ask. An unknown one is none that a rule names.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) in_interface: Option<String>,
+    /// IP family of the rules; it follows from the addresses, and must agree with them.
+    #[arg(long, value_enum)]
+    pub(crate) family: Option<FamilyName>,
+    /// Format of the rules.
+    #[arg(long, value_enum, default_value_t = RulesFormat::IptablesRestore)]
+    pub(crate) format: RulesFormat,
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: Report,
 }
 
 /// Where a packet goes.
@@ -196,30 +240,40 @@ pub(crate) struct Destination {
     pub(crate) protocol: Protocol,
 }
 
-impl FromStr for Destination {
-    type Err = String;
+/// Why a text is no destination.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; expected IP:PORT/PROTO, such as 10.96.0.10:80/TCP or [fd00::10]:80/TCP")]
+pub(crate) struct NoDestination(&'static str);
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let error = || "expected IP:PORT/PROTO, such as 10.96.0.10:80/TCP or [fd00::10]:80/TCP".to_owned();
-        let (socket, protocol) = text.rsplit_once('/').ok_or_else(error)?;
-        let (address, port) = socket.rsplit_once(':').ok_or_else(error)?;
-        let bracketed = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let address = parse_address(bracketed.unwrap_or(address)).map_err(|_| error())?;
-        if address.is_ipv6() && bracketed.is_none() {
-            return Err(error());
-        }
+impl FromStr for Destination {
+    type Err = NoDestination;
+
+    fn from_str(text: &str) -> Result<Self, NoDestination> {
+        let (socket, protocol) = text.rsplit_once('/').ok_or(NoDestination("it has no protocol"))?;
         let protocol = match protocol.to_ascii_uppercase().as_str() {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
             "SCTP" => Protocol::Sctp,
-            _ => return Err(error()),
+            _ => return Err(NoDestination("the protocol is none of TCP, UDP and SCTP")),
         };
-        Ok(Self { address, port: port.parse().map_err(|_| error())?, protocol })
+        if parse_address(socket).is_ok_and(|address| address.is_ipv6()) {
+            return Err(NoDestination("IPv6 addresses stand in brackets, to tell them from the port"));
+        }
+        let (address, port) = socket.rsplit_once(':').ok_or(NoDestination("it has no port"))?;
+        let bracketed = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let address = parse_address(bracketed.unwrap_or(address))
+            .map_err(|_| NoDestination("the address is neither IPv4 nor IPv6"))?;
+        if address.is_ipv6() && bracketed.is_none() {
+            return Err(NoDestination("IPv6 addresses stand in brackets, to tell them from the port"));
+        }
+        let port = port.parse().ok().filter(|port| *port != 0);
+        let port = port.ok_or(NoDestination("the port is not a number from 1 to 65535"))?;
+        Ok(Self { address, port, protocol })
     }
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
-    parse_address(text).map_err(|_| "expected an IPv4 or IPv6 address".to_owned())
+    parse_address(text).map_err(|_| "expected an IPv4 or IPv6 address and nothing else".to_owned())
 }
 
 fn service_key(text: &str) -> Result<ServiceKey, String> {
@@ -259,9 +313,19 @@ mod tests {
             "10.96.0.10/TCP",
             "fd00::10:53/UDP",
             "10.96.0.10:99999/TCP",
+            "10.96.0.10:0/TCP",
             "10.96.0.10:80/ICMP",
+            "10.96.0.300:80/TCP",
         ] {
             assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn missing_brackets_are_called_so_with_and_without_port() {
+        for text in ["fd00::10:53/UDP", "fd00::10/UDP", "fd00:1:2:3:4:5:6:7:53/UDP"] {
+            let error = text.parse::<Destination>().unwrap_err().to_string();
+            assert!(error.contains("brackets"), "{text}: {error}");
         }
     }
 }

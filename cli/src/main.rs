@@ -3,27 +3,32 @@
 //!
 //! ```text
 //!  files ── input ──> objects ── snapshot ──> planner ──> Endpoints, EndpointSlices ── output ──> stdout
-//!                        └────── render rules ──> compiler ──> rules ───────────────── output ──> stdout
+//!                        │                        └─ explain: notes, gates ── table ──> stdout
+//!                        └────── compilation ──> compiler ──> rules ────────────────── output ──> stdout
+//!                                iptables-save ──────────────> └─ trace: account ──────────────> stdout
 //! ```
 //!
 //! Invariants: results go to standard output, everything else to standard error; nothing is printed as a result unless all
 //! of the input was good; the exit code is 0 for done, 1 when the answer is no, 2 for bad input.
 
 mod args;
+mod compilation;
 mod config;
 mod defaulting;
+mod explain;
 mod input;
 mod node;
 mod output;
 mod render;
 mod snapshot;
+mod table;
+mod trace;
 
 use std::{
     io::{self, Write},
     process::ExitCode,
 };
 
-use anyhow::bail;
 use clap::Parser;
 
 use args::{Cli, Command, Explain, Render};
@@ -31,15 +36,25 @@ use args::{Cli, Command, Explain, Render};
 /// What a command has to say.
 #[derive(Debug)]
 struct Answer {
+    /// Whether the answer to the question is yes, or there was no question.
+    yes: bool,
     /// Whole lines for standard error.
     notices: Vec<String>,
     /// Text for standard output.
     output: String,
 }
 
+impl Answer {
+    /// The answer of a command that only shows something.
+    fn yes(notices: Vec<String>, output: String) -> Self {
+        Self { yes: true, notices, output }
+    }
+}
+
 fn main() -> ExitCode {
-    match answer(&Cli::parse().command).and_then(|answer| print(&answer)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match answer(&Cli::parse().command).and_then(|answer| print(&answer).map(|()| answer.yes)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) => {
             for line in format!("{error:#}").lines() {
                 eprintln!("error: {line}");
@@ -53,10 +68,8 @@ fn answer(command: &Command) -> anyhow::Result<Answer> {
     match command {
         Command::Render(Render::Endpoints(args)) => render::endpoints::run(args),
         Command::Render(Render::Rules(args)) => render::rules::run(args),
-        Command::Explain(Explain::Service(_)) => {
-            bail!("fairlead explain is not yet possible in this version")
-        }
-        Command::Trace(_) => bail!("fairlead trace is not yet possible in this version"),
+        Command::Explain(Explain::Service(args)) => explain::run(args),
+        Command::Trace(args) => trace::run(args),
     }
 }
 

@@ -12,7 +12,7 @@ use fairlead_objects::{Family, Node, NodeName};
 use ipnet::IpNet;
 
 use crate::{
-    args::Host,
+    args::NodeFlags,
     config::{DetectLocal, NodePortAddresses, Settings},
     input::Objects,
 };
@@ -35,32 +35,29 @@ pub(crate) struct Target {
     pub(crate) notices: Vec<String>,
 }
 
-/// Finds out about the node that `host` names.
+/// Finds out about the node called `name`.
 pub(crate) fn target(
-    host: &Host,
+    name: &str,
+    flags: &NodeFlags,
     settings: &Settings,
     objects: &Objects,
     family: Family,
 ) -> Result<Target, UnknownNode> {
-    let node = objects.nodes.get(host.node.as_str());
-    if node.is_none() && host.node_ip.is_empty() {
-        return Err(UnknownNode { name: host.node.clone(), present: present(objects) });
+    let node = objects.nodes.get(name);
+    if node.is_none() && flags.node_ip.is_empty() {
+        return Err(UnknownNode { name: name.to_owned(), present: present(objects) });
     }
     let mut notices = Vec::new();
-    let addresses = addresses(host, node);
+    let addresses = addresses(flags, node);
     let of_family = |address: &IpAddr| Family::of(*address) == family;
     let node_ip =
         settings.bind_address.filter(of_family).or_else(|| addresses.iter().copied().find(of_family));
     if node_ip.is_none() {
-        notices.push(format!(
-            "warning: --node {}: has no {family} address; loopback stands in for it",
-            host.node
-        ));
+        notices.push(format!("warning: --node {name}: has no {family} address; loopback stands in for it"));
     }
     let detector = detector(&settings.detect_local, node, family);
     if settings.detect_local == DetectLocal::NodeCidr && detector == Detector::None {
-        notices
-            .push(format!("warning: --node {}: has no {family} podCIDR, which NodeCIDR asks for", host.node));
+        notices.push(format!("warning: --node {name}: has no {family} podCIDR, which NodeCIDR asks for"));
     }
     let config = Config {
         detector,
@@ -74,10 +71,10 @@ pub(crate) fn target(
         ..Config::default()
     };
     let facts = NodeFacts {
-        name: NodeName::new(host.node.as_str()),
-        zone: host.zone.as_deref().map(Arc::from).or_else(|| node.and_then(Node::zone).cloned()),
+        name: NodeName::new(name),
+        zone: flags.zone.as_deref().map(Arc::from).or_else(|| node.and_then(Node::zone).cloned()),
         node_ip: node_ip.unwrap_or_else(|| loopback(family)),
-        addresses: interfaces(host, addresses),
+        addresses: interfaces(flags, addresses),
         family,
     };
     Ok(Target { facts, config, notices })
@@ -92,20 +89,20 @@ fn present(objects: &Objects) -> String {
     }
 }
 
-fn addresses(host: &Host, node: Option<&Node>) -> Vec<IpAddr> {
-    if host.node_ip.is_empty() {
+fn addresses(flags: &NodeFlags, node: Option<&Node>) -> Vec<IpAddr> {
+    if flags.node_ip.is_empty() {
         node.map(|node| node.addresses.clone()).unwrap_or_default()
     } else {
-        host.node_ip.clone()
+        flags.node_ip.clone()
     }
 }
 
 /// Interface addresses as given, or else the node's addresses by themselves.
-fn interfaces(host: &Host, addresses: Vec<IpAddr>) -> Vec<IpNet> {
-    if host.node_cidr.is_empty() {
+fn interfaces(flags: &NodeFlags, addresses: Vec<IpAddr>) -> Vec<IpNet> {
+    if flags.node_cidr.is_empty() {
         addresses.into_iter().map(IpNet::from).collect()
     } else {
-        host.node_cidr.clone()
+        flags.node_cidr.clone()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Output: objects as YAML documents or as a JSON List.
+//! Output: objects as YAML documents or as a JSON List; accounts as JSON or YAML.
 //!
 //! Invariant: every object starts with its apiVersion and kind, so that `kubectl` and `fairlead` read the output again.
 
@@ -60,4 +60,9 @@ pub(crate) fn manifests(objects: &[Manifest], format: OutputFormat) -> anyhow::R
 /// Any value as indented JSON, with a line break at the end.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Any value as a YAML document.
+pub(crate) fn yaml(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_saphyr::to_string(value)?)
 }

@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 
 use fairlead_objects::{EndpointSlice, Pod, Service, ServiceKey};
-use fairlead_planner::{Level, NoNodes, Nodes, Note, Outcome, PlanInput, outcome, plan, selects};
+use fairlead_planner::{
+    Finding, Level, NoNodes, Nodes, Note, Outcome, Plan, PlanInput, check, outcome, plan, selects,
+};
 
 use crate::{defaulting::defaulted, input::Objects};
 
@@ -19,6 +21,19 @@ pub(crate) struct Snapshot<'a> {
 
 /// Pods by namespace and one of their labels, so that a selector looks at few of them.
 type PodsByLabel<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a Pod>>;
+
+/// A plan with all that it was made from.
+pub(crate) struct Decision<'a> {
+    /// The Service with the defaults of an API server.
+    pub(crate) service: Service,
+    /// The Pods that it selects.
+    pub(crate) pods: Vec<&'a Pod>,
+    pub(crate) plan: Plan,
+    /// What executing the plan leaves behind.
+    pub(crate) outcome: Outcome,
+    /// What the independent checker finds wrong with the plan: nothing, or there is a bug.
+    pub(crate) findings: Vec<Finding>,
+}
 
 impl<'a> Snapshot<'a> {
     /// Arranges `objects`.
@@ -44,8 +59,22 @@ impl<'a> Snapshot<'a> {
         self.slices.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the input holds what the slices of `service` are made from.
+    pub(crate) fn is_planned(&self, service: &Service) -> bool {
+        match service.selector {
+            Some(_) => !self.objects.pods.is_empty(),
+            None => self.objects.endpoints.contains_key(&service.key),
+        }
+    }
+
     /// What executing the plan for `service` would leave behind, and what was left out of it.
     pub(crate) fn outcome(&self, service: &Service) -> (Outcome, Vec<Note>) {
+        let decision = self.decision(service);
+        (decision.outcome, decision.plan.notes)
+    }
+
+    /// What the planner decides about `service`.
+    pub(crate) fn decision(&self, service: &Service) -> Decision<'a> {
         let pods = self.members(service);
         let service = defaulted(service, self.objects.dual_stack.contains(&service.key), &pods);
         let input = PlanInput {
@@ -56,7 +85,9 @@ impl<'a> Snapshot<'a> {
             ..PlanInput::new(&service.key, self.nodes)
         };
         let plan = plan(&input);
-        (outcome(&input, &plan), plan.notes)
+        let outcome = outcome(&input, &plan);
+        let findings = check(&plan, &input);
+        Decision { service: service.into_owned(), pods, plan, outcome, findings }
     }
 
     fn members(&self, service: &Service) -> Vec<&'a Pod> {

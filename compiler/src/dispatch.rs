@@ -10,6 +10,8 @@
 //! * a change touches the nodes on one path from the root, and no others are looked at.
 
 mod path;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub(crate) use path::{Path, Space};

@@ -20,7 +20,7 @@ use kube::{
 use parking_lot::Mutex;
 
 use crate::{
-    index::{Gone, Index},
+    index::{Gone, Index, Kind},
     metrics::Metrics,
     part::Part,
 };
@@ -151,20 +151,29 @@ impl Writer {
         match plan {
             EndpointsPlan::Keep => {}
             EndpointsPlan::Create(endpoints) => {
+                let _sent =
+                    self.sending(Kind::Endpoints, key, |index| index.sending_endpoints(key, &endpoints));
                 let request = api.create(&parameters, &endpoints);
                 if let Some(created) = self.create(target(Operation::Create), request).await? {
                     self.index.lock().wrote_endpoints(created);
                 }
             }
             EndpointsPlan::Update(endpoints) => {
+                let _sent =
+                    self.sending(Kind::Endpoints, key, |index| index.sending_endpoints(key, &endpoints));
                 let request = api.replace(&key.name, &parameters, &endpoints);
                 let updated = self.request(target(Operation::Update), request).await?;
                 self.index.lock().wrote_endpoints(updated);
             }
-            EndpointsPlan::Delete(gone) => match self.delete(target(Operation::Delete), &api, &gone).await? {
-                Some(lingering) => self.index.lock().wrote_endpoints(lingering),
-                None => self.index.lock().deleted_endpoints(key, Gone { name: gone.name, uid: gone.uid }),
-            },
+            EndpointsPlan::Delete(gone) => {
+                let _sent = self.sending(Kind::Endpoints, key, |index| {
+                    index.sending_deletion(Kind::Endpoints, key, gone.uid.clone());
+                });
+                match self.delete(target(Operation::Delete), &api, &gone).await? {
+                    Some(lingering) => self.index.lock().wrote_endpoints(lingering),
+                    None => self.index.lock().deleted_endpoints(key, Gone { name: gone.name, uid: gone.uid }),
+                }
+            }
         }
         Ok(())
     }
@@ -176,6 +185,7 @@ impl Writer {
         for slice in &plan.create {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             let target = Target { part, key, operation: Operation::Create, name };
+            let _sent = self.sending_slice(key, slice);
             let Some(created) = self.create(target, api.create(&parameters, slice)).await? else {
                 // The namespace is being deleted: everything in it will be.
                 return Ok(());
@@ -185,11 +195,16 @@ impl Writer {
         for slice in &plan.update {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             let target = Target { part, key, operation: Operation::Update, name };
+            let _sent = self.sending_slice(key, slice);
             let updated = self.request(target, api.replace(name, &parameters, slice)).await?;
             self.index.lock().wrote_slice(updated);
         }
         for gone in plan.delete {
             let target = Target { part, key, operation: Operation::Delete, name: &gone.name };
+            let object = ServiceKey::new(Arc::clone(&key.namespace), gone.name.as_str());
+            let _sent = self.sending(Kind::EndpointSlices, &object, |index| {
+                index.sending_deletion(Kind::EndpointSlices, &object, gone.uid.clone());
+            });
             if let Some(lingering) = self.delete(target, &api, &gone).await? {
                 self.index.lock().wrote_slice(lingering);
             } else {
@@ -217,6 +232,18 @@ impl Writer {
                 Ok(())
             }
         }
+    }
+
+    /// Tells the index what is about to be sent, and when the result is dropped, that the answer is in.
+    fn sending(&self, kind: Kind, object: &ServiceKey, tell: impl FnOnce(&mut Index)) -> InFlight<'_> {
+        tell(&mut self.index.lock());
+        InFlight { index: &self.index, kind, object: object.clone() }
+    }
+
+    fn sending_slice(&self, key: &ServiceKey, slice: &EndpointSlice) -> InFlight<'_> {
+        let name = slice.metadata.name.as_deref().unwrap_or_default();
+        let object = ServiceKey::new(Arc::clone(&key.namespace), name);
+        self.sending(Kind::EndpointSlices, &object, |index| index.sending_slice(&object, slice))
     }
 
     /// `None` if the namespace is being deleted, which is no error.
@@ -289,6 +316,19 @@ impl Writer {
         } else {
             index.suspect(target.key);
         }
+    }
+}
+
+/// A request that nobody has answered yet. Dropped also when the term ends in the middle of it.
+struct InFlight<'a> {
+    index: &'a Mutex<Index>,
+    kind: Kind,
+    object: ServiceKey,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.index.lock().answered(self.kind, &self.object);
     }
 }
 

@@ -127,6 +127,11 @@ impl Queue {
         }
     }
 
+    /// Whether the work has begun.
+    pub fn is_open(&self) -> bool {
+        self.inner.lock().open
+    }
+
     /// Adds what changes have made dirty.
     pub fn mark(&self, dirty: Dirty, now: Instant) {
         let mut inner = self.inner.lock();

@@ -185,6 +185,7 @@ impl Context {
             parts,
             limits: self.limits,
             triggers,
+            topology: fairlead_planner::Topology::default(),
         };
         let plan = fairlead_planner::plan(&input);
         if cfg!(debug_assertions) {

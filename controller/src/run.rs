@@ -133,7 +133,10 @@ impl Daemon {
 
         stop.cancel();
         watching.abort();
-        if tokio::time::timeout(LAST_WRITES, working).await.is_err() {
+        if !context.queue.is_open() {
+            // kube-runtime's Controller does not end before its Store is ready.
+            working.abort();
+        } else if tokio::time::timeout(LAST_WRITES, working).await.is_err() {
             tracing::warn!("giving up on writes that have not ended");
         }
         lease_end.cancel();

@@ -2,6 +2,8 @@
 //!
 //! Invariant: only [`LogFlags::start`] touches the process-wide subscriber, once.
 
+use std::io::IsTerminal as _;
+
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tracing_subscriber::{EnvFilter, filter::ParseError};
@@ -60,7 +62,10 @@ impl LogFlags {
         let filter = self.filter()?;
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Text => builder.with_target(false).try_init(),
+            // Colours are for terminals.
+            LogFormat::Text => {
+                builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+            }
             LogFormat::Json => builder.json().flatten_event(true).try_init(),
         }
         .map_err(|_| LogError::Started)

@@ -37,6 +37,8 @@ const PAGE_SILENCE: Duration = Duration::from_mins(1);
 const LONGEST_LIST: Duration = Duration::from_mins(3);
 /// A watch that has not failed for so long has recovered, even if nothing happened that it could have reported.
 const QUIET: Duration = Duration::from_secs(15);
+/// While the server cannot be reached, it is tried at least this often: nobody else is kept waiting by it.
+const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(10);
 /// Refusals of a streamed list before it is not asked for any more.
 const REFUSALS: u32 = 2;
 
@@ -72,6 +74,8 @@ struct Watch<K, F> {
     resource: String,
     backoff: DefaultBackoff,
     refusals: u32,
+    /// Class of the last error since the watch was well.
+    last: Option<Class>,
     /// The initial list, until it is complete.
     listing: Option<Listing>,
     /// To pause before asking again.
@@ -102,7 +106,18 @@ where
         let stream = open(strategy.clone());
         let backoff = DefaultBackoff::default();
         let listing = Some(Listing::now(false));
-        Self { open, stream, strategy, gate, resource, backoff, refusals: 0, listing, pause: None }
+        Self {
+            open,
+            stream,
+            strategy,
+            gate,
+            resource,
+            backoff,
+            refusals: 0,
+            last: None,
+            listing,
+            pause: None,
+        }
     }
 
     async fn next(&mut self) -> Event<K> {
@@ -139,6 +154,7 @@ where
             Event::InitDone => {
                 self.listing = None;
                 self.refusals = 0;
+                self.last = None;
                 self.backoff.reset();
                 let first = !self.gate.is_open();
                 let recovered = self.gate.well();
@@ -184,8 +200,15 @@ where
     }
 
     fn failed(&mut self, error: &watcher::Error) {
-        self.pause = self.backoff.next();
         let (class, sentence) = explain(error);
+        if self.last.replace(class).is_some_and(|last| last != class) {
+            // Something has changed, such as that the server answers again: no reason to go on waiting as long as before.
+            self.backoff.reset();
+        }
+        self.pause = self.backoff.next();
+        if matches!(class, Class::Unreachable | Class::Timeout) {
+            self.pause = self.pause.map(|pause| pause.min(LONGEST_OUTAGE_PAUSE));
+        }
         let remedy = match class {
             Class::Forbidden => format!("allow this identity to list and watch {} (RBAC)", self.resource),
             Class::Unauthorized => "check the credentials in the kubeconfig or service account".to_owned(),

@@ -9,7 +9,7 @@ mod traffic;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::Duration,
@@ -28,7 +28,7 @@ use crate::{
     plan::{Families, Node},
     pod::Pod,
     probe::Client,
-    processes,
+    processes::{self, Process, Start},
     programs::{Controller, Make, Place, Programmer},
     record::Record,
     servers::{Protocol, Server},
@@ -213,6 +213,19 @@ impl Bed {
         self.programmers.values_mut().try_for_each(|programmer| programmer.process().check())
     }
 
+    /// Starts any program anywhere, with an environment on top of this process' own.
+    pub fn start_process(
+        &self,
+        from: From<'_>,
+        name: &str,
+        program: &Path,
+        args: &[String],
+        env: &[(&str, String)],
+    ) -> Result<Process> {
+        let namespace = self.client(from)?.namespace();
+        Process::start(&self.record, namespace, &Start { name, program, args, env })
+    }
+
     /// Client of the API server, with all rights.
     pub fn kubernetes(&self) -> &Kubernetes {
         &self.control_plane.kubernetes
@@ -225,13 +238,18 @@ impl Bed {
         self.network.control_plane.output(&mut command)
     }
 
+    /// An identity's kubeconfig.
+    pub fn kubeconfig_of(&self, identity: pki::Identity) -> PathBuf {
+        self.control_plane.pki.kubeconfig(identity)
+    }
+
     /// A kubeconfig with all rights, for use on the control plane's host.
     pub fn kubeconfig(&self) -> PathBuf {
         self.control_plane.pki.kubeconfig(pki::ADMIN)
     }
 
     /// The bed's folder under `/run/fairlead`.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         self.record.dir()
     }
 

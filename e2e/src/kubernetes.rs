@@ -23,6 +23,9 @@ use crate::netns::Netns;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Requests that [`Kubernetes::apply_all`] has under way at once.
+const PARALLEL: usize = 8;
+
 /// The kinds the bed handles: API version, kind, plural, namespaced.
 const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "Namespace", "namespaces", false),
@@ -117,6 +120,21 @@ impl Kubernetes {
             let status = Patch::Merge(json!({"status": status}));
             let merged = api.patch_status(&target.name, &PatchParams::default(), &status).await;
             Ok(serde_json::to_value(merged.with_context(what)?)?)
+        })
+    }
+
+    /// Applies many objects, several at a time.
+    pub fn apply_all(&self, objects: &[Value]) -> Result<()> {
+        std::thread::scope(|scope| {
+            let share = objects.len().div_ceil(PARALLEL).max(1);
+            let workers: Vec<_> = objects
+                .chunks(share)
+                .map(|part| scope.spawn(|| part.iter().try_for_each(|object| self.apply(object).map(drop))))
+                .collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
         })
     }
 

@@ -31,6 +31,9 @@ pub const CONTROLLER_MANAGER: Identity =
 /// As kube-proxy runs in a real cluster: the built-in ClusterRole `system:node-proxier`, nothing else.
 pub const PROXY: Identity = Identity { file: "kube-proxy", user: "system:kube-proxy", group: None };
 
+/// May do nothing but what everybody may.
+pub const NOBODY: Identity = Identity { file: "nobody", user: "nobody", group: None };
+
 /// The files of a bed's keys and certificates.
 #[derive(Debug)]
 pub struct Pki {
@@ -65,7 +68,7 @@ impl Pki {
         fs::write(pki.path("apiserver.key"), key)?;
 
         let url = format!("https://{server}:6443");
-        for identity in [ADMIN, CONTROLLER_MANAGER, PROXY] {
+        for identity in [ADMIN, CONTROLLER_MANAGER, PROXY, NOBODY] {
             let (certificate, key) = signed(&issuer, named(identity.user, identity.group), Vec::new())?;
             let config = kubeconfig(&url, &authority, &certificate, &key);
             fs::write(pki.kubeconfig(identity), serde_json::to_string_pretty(&config)?)?;

@@ -151,6 +151,11 @@ impl<'a> Client<'a> {
         Self { namespace }
     }
 
+    /// Where it is.
+    pub fn namespace(&self) -> &'a Netns {
+        self.namespace
+    }
+
     /// One request.
     pub fn ask(&self, protocol: Protocol, target: SocketAddr) -> Result<Outcome> {
         self.namespace.run(|| ask(protocol, target, 0))

@@ -1,9 +1,10 @@
-//! Hints of `trafficDistribution`: which zone or node should prefer an endpoint (KEP-4444, KEP-3015).
+//! Hints of `trafficDistribution`: which zone or node should prefer an endpoint (KEP-4444, KEP-3015). Those of topology
+//! mode `Auto`, which has precedence, are in [`crate::topology`].
 //!
 //! Invariants: only ready endpoints carry hints; without a distribution none does; a slice whose hints are right is not
 //! written for their sake.
 
-use fairlead_objects::{Endpoint, ForName, Hints, Service, labels};
+use fairlead_objects::{Endpoint, ForName, Hints, Service};
 
 use crate::packing::{Packed, Rewrite};
 use crate::port::PortSet;
@@ -20,11 +21,8 @@ pub(crate) enum Distribution {
 }
 
 impl Distribution {
-    /// What the Service asks for. The topology annotation has precedence; unknown values count as absent.
+    /// What the Service asks for; unknown values count as absent.
     pub(crate) fn of(service: &Service) -> Self {
-        if is_topology_auto(service) {
-            return Self::Anywhere;
-        }
         match service.traffic_distribution.as_deref() {
             Some("PreferClose" | "PreferSameZone") => Self::Zone,
             Some("PreferSameNode") => Self::Node,
@@ -59,13 +57,6 @@ impl Distribution {
     }
 }
 
-/// Whether the Service asks for hints by the annotation `topology-mode: Auto`.
-pub(crate) fn is_topology_auto(service: &Service) -> bool {
-    let annotation = |key| service.annotations.get(key).map(|value| &**value);
-    let mode = annotation(labels::TOPOLOGY_AWARE_HINTS).or_else(|| annotation(labels::TOPOLOGY_MODE));
-    matches!(mode, Some("Auto" | "auto"))
-}
-
 /// Puts the right hints on everything that is written, and adds slices whose hints are wrong.
 pub(crate) fn apply(packed: &mut Packed<'_>, distribution: Distribution) {
     let wrong = |endpoint: &Endpoint| !distribution.is_satisfied(endpoint);
@@ -77,8 +68,7 @@ pub(crate) fn apply(packed: &mut Packed<'_>, distribution: Distribution) {
             packed.unchanged.push(existing);
         }
     }
-    let created = packed.create.iter_mut().map(|draft| &mut draft.endpoints);
-    for endpoints in created.chain(packed.update.iter_mut().map(|rewrite| &mut rewrite.endpoints)) {
+    for endpoints in packed.written_mut() {
         distribution.apply(endpoints);
     }
 }

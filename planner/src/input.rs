@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use fairlead_objects::{EndpointSlice, Endpoints, LabelMap, Node, Pod, Service, ServiceKey, Timestamp};
 
+use crate::Topology;
+
 /// A snapshot of one Service's surroundings.
 #[derive(Clone, Copy)]
 pub struct PlanInput<'a> {
@@ -30,6 +32,8 @@ pub struct PlanInput<'a> {
     pub limits: Limits,
     /// Times of the changes that this plan answers to.
     pub triggers: Triggers,
+    /// What topology mode `Auto` needs to know; the default is that nothing is known.
+    pub topology: Topology<'a>,
 }
 
 impl<'a> PlanInput<'a> {
@@ -46,6 +50,7 @@ impl<'a> PlanInput<'a> {
             parts: Parts::default(),
             limits: Limits::default(),
             triggers: Triggers::default(),
+            topology: Topology::default(),
         }
     }
 }

@@ -50,6 +50,7 @@ mod plan;
 mod port;
 mod slices;
 mod subset;
+mod topology;
 mod trigger;
 
 pub use check::{Finding, Invariant, check};
@@ -57,7 +58,8 @@ pub use endpoints::MAX_ADDRESSES;
 pub use input::{Limits, NoNodes, NodeLookup, Nodes, Parts, PlanInput, Triggers, selects};
 pub use note::{Gap, Level, Note, NoteKind, Scope, Subject};
 pub use outcome::{Outcome, outcome};
-pub use plan::{EndpointsPlan, ObjectRef, Plan, SlicePlan, plan};
+pub use plan::{Churn, EndpointsPlan, ObjectRef, Plan, SlicePlan, plan};
 pub use slices::PLACEHOLDER_UID;
 pub use subset::repack;
+pub use topology::{Remembered, Topology, Unhinted, ZoneCounts, ZoneShares, is_topology_auto};
 pub use trigger::TriggerTimes;

@@ -201,9 +201,7 @@ impl<'a> Mirror<'a> {
     }
 
     fn finalize(&self, family: Family, packed: Packed<'_>, names: &mut Names, plan: &mut SlicePlan) {
-        plan.added += packed.added;
-        plan.removed += packed.removed;
-        plan.updated += packed.updated;
+        plan.count(family, &packed);
         plan.unchanged += packed.unchanged.len();
         plan.delete.extend(packed.delete.iter().map(|slice| ObjectRef::from(&slice.metadata)));
         plan.update.extend(packed.update.into_iter().map(|rewrite| self.rewritten(rewrite)));

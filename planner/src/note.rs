@@ -6,6 +6,8 @@ use std::{fmt, sync::Arc};
 
 use fairlead_objects::{Family, Phase, Protocol, ServiceKey, TargetPort};
 
+use crate::Unhinted;
+
 /// One thing that was left out or looks wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -116,8 +118,16 @@ pub enum NoteKind {
         /// How many were skipped, invalid ones included.
         skipped: usize,
     },
-    /// The Service asks for topology hints by the annotation's `Auto`, which are not computed; it gets no hints.
-    TopologyModeIgnored,
+    /// The endpoints of this family are hinted by topology mode `Auto`, and were not by the last plan.
+    TopologyHintsEnabled(Family),
+    /// The endpoints of this family carry no hints of topology mode `Auto`. Every plan says so as long as the Service asks
+    /// for them; once it does not ask any more, only the plan that removes them.
+    TopologyHintsDisabled {
+        /// The family.
+        family: Family,
+        /// Why there are none.
+        why: Unhinted,
+    },
 }
 
 impl Note {
@@ -141,7 +151,8 @@ impl Note {
             NoteKind::OverCapacity { .. } => "OverCapacity",
             NoteKind::InvalidAddresses(_) => "InvalidIPAddress",
             NoteKind::TooManyAddresses { .. } => "TooManyAddressesToMirror",
-            NoteKind::TopologyModeIgnored => "TopologyModeIgnored",
+            NoteKind::TopologyHintsEnabled(_) => "TopologyAwareHintsEnabled",
+            NoteKind::TopologyHintsDisabled { .. } => "TopologyAwareHintsDisabled",
         }
     }
 
@@ -154,7 +165,8 @@ impl Note {
             | NoteKind::PodWithoutAddress
             | NoteKind::PodTerminating
             | NoteKind::PodNotReady
-            | NoteKind::ZoneUnknown(_) => Level::Info,
+            | NoteKind::ZoneUnknown(_)
+            | NoteKind::TopologyHintsEnabled(_) => Level::Info,
             NoteKind::NoServicePorts
             | NoteKind::WrongFamily(_)
             | NoteKind::PortNotFound { .. }
@@ -164,7 +176,7 @@ impl Note {
             | NoteKind::OverCapacity { .. }
             | NoteKind::InvalidAddresses(_)
             | NoteKind::TooManyAddresses { .. }
-            | NoteKind::TopologyModeIgnored => Level::Warning,
+            | NoteKind::TopologyHintsDisabled { .. } => Level::Warning,
         }
     }
 
@@ -236,12 +248,10 @@ impl fmt::Display for Note {
                 f,
                 "A max of {max} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
             ),
-            NoteKind::TopologyModeIgnored => {
-                write!(
-                    f,
-                    "{subject} asks for topology mode Auto, which is not supported: its slices carry no hints (use trafficDistribution)"
-                )
+            NoteKind::TopologyHintsEnabled(family) => {
+                write!(f, "Topology Aware Hints has been enabled, addressType: {family}")
             }
+            NoteKind::TopologyHintsDisabled { family, why } => write!(f, "{why}, addressType: {family}"),
         }
     }
 }

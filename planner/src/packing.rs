@@ -180,6 +180,18 @@ impl<'a> Packed<'a> {
         self.updated += other.updated;
     }
 
+    /// The endpoints of everything that is written: of new slices, then of rewritten ones.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &[Endpoint]> {
+        let created = self.create.iter().map(|draft| &*draft.endpoints);
+        created.chain(self.update.iter().map(|rewrite| &*rewrite.endpoints))
+    }
+
+    /// The same, to put hints on them.
+    pub(crate) fn written_mut(&mut self) -> impl Iterator<Item = &mut [Endpoint]> {
+        let created = self.create.iter_mut().map(|draft| &mut *draft.endpoints);
+        created.chain(self.update.iter_mut().map(|rewrite| &mut *rewrite.endpoints))
+    }
+
     /// Gives up a slice with all its endpoints.
     pub(crate) fn discard(&mut self, slice: &'a EndpointSlice) {
         self.removed += slice.endpoints.len();

@@ -4,11 +4,13 @@
 //! creates carry everything a new object needs. Execute creates before updates before deletes, so that an endpoint never
 //! disappears in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fairlead_objects::{EndpointSlice, Endpoints, ObjectMeta};
+use fairlead_objects::{EndpointSlice, Endpoints, Family, ObjectMeta};
 
-use crate::{Note, PlanInput, endpoints, membership, mirror, naming::Names, slices};
+use crate::{
+    Note, PlanInput, Remembered, endpoints, membership, mirror, naming::Names, packing::Packed, slices,
+};
 
 /// What should be written, and what was left out.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +21,9 @@ pub struct Plan {
     pub slices: SlicePlan,
     /// For slices mirrored from hand-made Endpoints.
     pub mirror: SlicePlan,
+    /// What to hand to the next plan of the same Service as [`crate::Topology::remembered`], whether or not this one could
+    /// be executed. It holds something only for Services with topology mode `Auto`.
+    pub topology: Remembered,
     /// What was left out or looks wrong, in a stable order.
     pub notes: Vec<Note>,
 }
@@ -66,6 +71,8 @@ pub struct SlicePlan {
     pub removed: usize,
     /// How many endpoints change in place, over all address types.
     pub updated: usize,
+    /// The same by address type: upstream's histograms count each for itself.
+    pub churn: BTreeMap<Family, Churn>,
     /// How many endpoints there should be, over all address types.
     pub desired_endpoints: usize,
     /// How many slices would hold them if they were packed perfectly.
@@ -77,6 +84,25 @@ impl SlicePlan {
     pub fn is_empty(&self) -> bool {
         self.create.is_empty() && self.update.is_empty() && self.delete.is_empty()
     }
+
+    pub(crate) fn count(&mut self, family: Family, packed: &Packed<'_>) {
+        let &Packed { added, removed, updated, .. } = packed;
+        self.churn.insert(family, Churn { added, removed, updated });
+        self.added += added;
+        self.removed += removed;
+        self.updated += updated;
+    }
+}
+
+/// How many endpoints of one address type come, go and change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Churn {
+    /// How many appear.
+    pub added: usize,
+    /// How many disappear.
+    pub removed: usize,
+    /// How many change in place.
+    pub updated: usize,
 }
 
 /// An existing object, with what is needed to delete exactly it.
@@ -112,7 +138,9 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
         plan.endpoints = endpoints::plan(input, &mut plan.notes);
     }
     if input.parts.slices {
-        plan.slices = slices::plan(input, &mut names, &mut plan.notes);
+        (plan.slices, plan.topology) = slices::plan(input, &mut names, &mut plan.notes);
+    } else {
+        plan.topology = input.topology.remembered.cloned().unwrap_or_default();
     }
     if input.parts.mirror {
         plan.mirror = mirror::plan(input, &mut names, &mut plan.notes);

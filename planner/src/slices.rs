@@ -2,7 +2,7 @@
 //!
 //! Invariants: only slices that carry our managed-by label are read, changed or deleted; a Service has at least one slice
 //! per address type; every write keeps the existing object's resourceVersion, finalizers and foreign annotations, and
-//! replaces its labels.
+//! replaces its labels; what would be created for a Service that is being deleted is given up before hints are dealt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,18 +19,23 @@ use crate::{
     naming::{self, Names},
     packing::{self, Draft, Packed, Rewrite},
     port::{self, PortSet},
+    topology::{self, Remembered, Unhinted},
 };
 
 /// Uid of owners that come without one (files that never were in a cluster).
 pub const PLACEHOLDER_UID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// What to do with the slices.
-pub(crate) fn plan(input: &PlanInput<'_>, names: &mut Names, notes: &mut Vec<Note>) -> SlicePlan {
+/// What to do with the slices, and what to remember of their topology hints.
+pub(crate) fn plan(
+    input: &PlanInput<'_>,
+    names: &mut Names,
+    notes: &mut Vec<Note>,
+) -> (SlicePlan, Remembered) {
     let ours = managed(input, labels::SLICE_CONTROLLER);
     match membership::selecting(input) {
         // The garbage collector would come, too; but only where the owner is still referred to.
-        Err(None) => delete_all(&ours),
-        Err(Some(_)) => SlicePlan::default(),
+        Err(None) => (delete_all(&ours), Remembered::default()),
+        Err(Some(_)) => (SlicePlan::default(), Remembered::default()),
         Ok(service) => Planner::new(input, service).plan(&ours, names, notes),
     }
 }
@@ -67,7 +72,6 @@ struct Planner<'a> {
     input: &'a PlanInput<'a>,
     service: &'a Service,
     labels: BTreeMap<String, String>,
-    distribution: Distribution,
     max: usize,
 }
 
@@ -77,13 +81,17 @@ impl<'a> Planner<'a> {
             input,
             service,
             labels: labels_of(service),
-            distribution: Distribution::of(service),
             max: input.limits.endpoints_per_slice.max(1),
         }
     }
 
-    fn plan(&self, ours: &[&'a EndpointSlice], names: &mut Names, notes: &mut Vec<Note>) -> SlicePlan {
-        let mut plan = SlicePlan::default();
+    fn plan(
+        &self,
+        ours: &[&'a EndpointSlice],
+        names: &mut Names,
+        notes: &mut Vec<Note>,
+    ) -> (SlicePlan, Remembered) {
+        let (mut plan, mut remembered) = (SlicePlan::default(), Remembered::default());
         let families = membership::families(self.service, self.input.pods);
         let mut suppressed = false;
         for family in &families {
@@ -93,8 +101,12 @@ impl<'a> Planner<'a> {
             plan.desired_endpoints += desired.values().map(Vec::len).sum::<usize>();
             let slices: usize = desired.values().map(|endpoints| endpoints.len().div_ceil(self.max)).sum();
             plan.desired_slices += slices.max(1);
-            let packed = self.pack(*family, &of_family, desired);
-            suppressed |= self.service.terminating && !packed.create.is_empty();
+            let mut packed = self.pack(*family, &of_family, desired);
+            if self.service.terminating {
+                suppressed |= !std::mem::take(&mut packed.create).is_empty();
+            }
+            let remark = self.hint(*family, &mut packed, &mut remembered);
+            notes.extend(remark.map(|kind| self.note(Scope::Slices(*family), kind)));
             self.finalize(*family, packed, names, &mut plan);
         }
         let is_unsupported = |slice: &&&EndpointSlice| {
@@ -104,10 +116,7 @@ impl<'a> Planner<'a> {
         if suppressed {
             notes.push(self.note(Scope::All, NoteKind::ServiceTerminating));
         }
-        if hints::is_topology_auto(self.service) {
-            notes.push(self.note(Scope::All, NoteKind::TopologyModeIgnored));
-        }
-        plan
+        (plan, remembered)
     }
 
     fn note(&self, scope: Scope, kind: NoteKind) -> Note {
@@ -192,9 +201,36 @@ impl<'a> Planner<'a> {
         if packed.delete.len() == existing.len() && packed.create.is_empty() {
             self.keep_place(family, &mut packed);
         }
-        hints::apply(&mut packed, self.distribution);
         packed.recycle(|slice| self.owns(slice));
         packed
+    }
+
+    /// Puts the right hints on the slices of one family. The two families of a Service are told of and remembered each for
+    /// itself, so that one that cannot be hinted does not make the other look as if it had changed.
+    fn hint(
+        &self,
+        family: Family,
+        packed: &mut Packed<'_>,
+        remembered: &mut Remembered,
+    ) -> Option<NoteKind> {
+        let topology = self.input.topology;
+        let was_hinted = topology.remembered.is_some_and(|before| before.hinted.contains_key(&family));
+        if !topology::is_topology_auto(self.service) {
+            hints::apply(packed, Distribution::of(self.service));
+            let why = Unhinted::NotRequested;
+            return was_hinted.then_some(NoteKind::TopologyHintsDisabled { family, why });
+        }
+        match topology::apply(packed, topology.shares) {
+            Ok(counts) => {
+                remembered.hinted.insert(family, counts);
+                (!was_hinted).then_some(NoteKind::TopologyHintsEnabled(family))
+            }
+            Err(why) => {
+                hints::apply(packed, Distribution::Anywhere);
+                remembered.refused.insert(family, why);
+                Some(NoteKind::TopologyHintsDisabled { family, why })
+            }
+        }
     }
 
     /// Sees to it that a Service without endpoints has a slice without endpoints: the placeholder.
@@ -228,15 +264,11 @@ impl<'a> Planner<'a> {
     }
 
     fn finalize(&self, family: Family, packed: Packed<'_>, names: &mut Names, plan: &mut SlicePlan) {
-        plan.added += packed.added;
-        plan.removed += packed.removed;
-        plan.updated += packed.updated;
+        plan.count(family, &packed);
         plan.unchanged += packed.unchanged.len();
         plan.delete.extend(packed.delete.iter().map(|slice| ObjectRef::from(&slice.metadata)));
         plan.update.extend(packed.update.into_iter().map(|rewrite| self.rewritten(rewrite)));
-        if !self.service.terminating {
-            plan.create.extend(packed.create.into_iter().map(|draft| self.created(family, draft, names)));
-        }
+        plan.create.extend(packed.create.into_iter().map(|draft| self.created(family, draft, names)));
     }
 
     fn created(&self, family: Family, draft: Draft, names: &mut Names) -> EndpointSlice {

@@ -27,5 +27,5 @@ pub(crate) fn run(args: &RenderEndpoints) -> anyhow::Result<Answer> {
         rendered.extend(outcome.endpoints.map(Into::into));
         rendered.extend(outcome.slices.into_iter().map(Into::into));
     }
-    Ok(Answer { notices, output: manifests(&rendered, args.output.output)? })
+    Ok(Answer::yes(notices, manifests(&rendered, args.output.output)?))
 }

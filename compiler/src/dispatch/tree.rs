@@ -229,6 +229,7 @@ impl Node {
                 }
             }
             Self::Branch(branch) if branch.prefix.common(&id.path) < branch.prefix.len() => {
+                branch.dirty = true;
                 let prefix = branch.prefix.prefix(branch.prefix.common(&id.path));
                 let mut above = Branch { prefix, children: Default::default(), rules: 0, dirty: true };
                 above.adopt(self.take());

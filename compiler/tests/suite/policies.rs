@@ -235,6 +235,16 @@ fn hints_are_honoured_only_if_every_ready_endpoint_has_them() {
             "10.1.2.3:80",
         ),
         (
+            "terminating ones need none while others are ready",
+            Some("z1"),
+            vec![
+                hinted(remote(a), &["z1"], &[]),
+                hinted(remote(b), &["z2"], &[]),
+                terminating(remote("10.1.2.5"), true),
+            ],
+            "10.1.2.3:80",
+        ),
+        (
             "terminating ones ignore hints",
             Some("z1"),
             vec![

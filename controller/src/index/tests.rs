@@ -162,6 +162,28 @@ fn echo_of_our_own_write_dirties_nothing_and_a_foreign_change_does() {
 }
 
 #[test]
+fn echo_that_overtakes_the_answer_dirties_nothing() {
+    let mut index = index();
+    let object = ServiceKey::new("default", "web-1");
+    index.sending_slice(&object, &with_port(ours("web-1", "web", 0), 8080));
+    assert!(index.apply_slice(with_port(ours("web-1", "web", 10), 8080)).is_empty());
+    assert!(!index.apply_slice(with_port(ours("web-1", "web", 11), 9)).is_empty(), "not what we sent");
+    index.sending_deletion(Kind::EndpointSlices, &object, Some("uid-web-1".to_owned()));
+    assert!(index.delete_slice(&ours("web-1", "web", 12)).is_empty());
+    assert!(ports_of(&index, "web").is_empty());
+}
+
+#[test]
+fn deletion_by_others_after_our_request_was_answered_is_news() {
+    let mut index = index();
+    let object = ServiceKey::new("default", "web-1");
+    index.apply_slice(ours("web-1", "web", 10));
+    index.sending_deletion(Kind::EndpointSlices, &object, Some("uid-web-1".to_owned()));
+    index.answered(Kind::EndpointSlices, &object);
+    assert_eq!(keys(index.delete_slice(&ours("web-1", "web", 12))), ["web"]);
+}
+
+#[test]
 fn lagging_watch_does_not_undo_our_own_write() {
     let mut index = index();
     index.apply_slice(with_port(ours("web-1", "web", 9), 1));

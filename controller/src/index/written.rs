@@ -26,8 +26,8 @@ pub struct Gone {
 /// Metadata of a kind, independent of the rest.
 pub(super) trait Meta {
     fn meta(&self) -> &ObjectMeta;
-    /// Whether both differ in nothing but what the API server counts up on each write.
-    fn same(&self, other: &Self) -> bool;
+    /// Whether both say the same, whatever versions and uids they carry.
+    fn says(&self, other: &Self) -> bool;
 }
 
 impl Meta for Endpoints {
@@ -35,7 +35,7 @@ impl Meta for Endpoints {
         &self.metadata
     }
 
-    fn same(&self, other: &Self) -> bool {
+    fn says(&self, other: &Self) -> bool {
         self.subsets == other.subsets && same_meta(&self.metadata, &other.metadata)
     }
 }
@@ -45,7 +45,7 @@ impl Meta for EndpointSlice {
         &self.metadata
     }
 
-    fn same(&self, other: &Self) -> bool {
+    fn says(&self, other: &Self) -> bool {
         self.endpoints == other.endpoints
             && self.ports == other.ports
             && self.address_type == other.address_type
@@ -54,8 +54,7 @@ impl Meta for EndpointSlice {
 }
 
 fn same_meta(left: &ObjectMeta, right: &ObjectMeta) -> bool {
-    left.uid == right.uid
-        && left.labels == right.labels
+    left.labels == right.labels
         && left.annotations == right.annotations
         && left.owner_references == right.owner_references
         && left.deletion_timestamp.is_some() == right.deletion_timestamp.is_some()
@@ -66,11 +65,20 @@ fn same_meta(left: &ObjectMeta, right: &ObjectMeta) -> bool {
 pub(super) struct Objects<K> {
     entries: FxHashMap<ServiceKey, Entry<K>>,
     tombstones: FxHashMap<ServiceKey, Tombstone>,
+    /// What was sent and not answered yet: the watch may be faster than the answer.
+    sent: FxHashMap<ServiceKey, Sent<K>>,
+}
+
+/// A request that has not been answered.
+#[derive(Debug)]
+enum Sent<K> {
+    Write(Box<K>),
+    Delete(Option<String>),
 }
 
 impl<K> Default for Objects<K> {
     fn default() -> Self {
-        Self { entries: FxHashMap::default(), tombstones: FxHashMap::default() }
+        Self { entries: FxHashMap::default(), tombstones: FxHashMap::default(), sent: FxHashMap::default() }
     }
 }
 
@@ -106,6 +114,8 @@ pub(super) enum Applied<K> {
     Ignored,
     /// It says nothing new.
     Same,
+    /// It is what we have sent, and replaced this state, if there was one.
+    Echo(Option<Arc<K>>),
     /// It replaced this state, if there was one.
     Changed(Option<Arc<K>>),
 }
@@ -134,10 +144,11 @@ impl<K: Meta> Objects<K> {
             self.tombstones.remove(key);
         }
         let watched = matches!(origin, Origin::Watch(_));
+        let echo = watched && matches!(self.sent.get(key), Some(Sent::Write(sent)) if sent.says(&object));
         let Some(entry) = self.entries.get_mut(key) else {
             let epoch = if let Origin::Watch(epoch) = origin { epoch } else { Epoch::default() };
             self.entries.insert(key.clone(), Entry { object: Arc::new(object), epoch, confirmed: watched });
-            return Applied::Changed(None);
+            return if echo { Applied::Echo(None) } else { Applied::Changed(None) };
         };
         if let Origin::Watch(epoch) = origin {
             entry.epoch = epoch;
@@ -146,9 +157,13 @@ impl<K: Meta> Objects<K> {
             return Applied::Ignored;
         }
         entry.confirmed = watched;
-        let same = entry.object.same(&object);
+        let same = entry.object.meta().uid == object.meta().uid && entry.object.says(&object);
         let old = std::mem::replace(&mut entry.object, Arc::new(object));
-        if same { Applied::Same } else { Applied::Changed(Some(old)) }
+        match (same, echo) {
+            (true, _) => Applied::Same,
+            (false, true) => Applied::Echo(Some(old)),
+            (false, false) => Applied::Changed(Some(old)),
+        }
     }
 
     /// Removes an object by a watch's word. `None` if that concerns an older object of the same name.
@@ -160,6 +175,11 @@ impl<K: Meta> Objects<K> {
         let another = known.uid != gone.uid
             && !version::is_older(known.resource_version.as_deref(), gone.resource_version.as_deref());
         if another { None } else { self.entries.remove(key).map(|entry| entry.object) }
+    }
+
+    /// Whether a deletion of that uid was sent and is not answered yet.
+    fn is_deleting(&self, key: &ServiceKey, gone: &ObjectMeta) -> bool {
+        matches!(self.sent.get(key), Some(Sent::Delete(uid)) if *uid == gone.uid)
     }
 
     /// Removes an object that is known to be gone, and remembers that.
@@ -188,7 +208,8 @@ impl Index {
 
     /// Endpoints are gone, says the watch.
     pub fn delete_endpoints(&mut self, key: &ServiceKey, gone: &Endpoints) -> Dirty {
-        match self.endpoints.delete(key, &gone.metadata) {
+        let ours = self.endpoints.is_deleting(key, &gone.metadata);
+        match self.endpoints.delete(key, &gone.metadata).filter(|_| !ours) {
             Some(old) if self.endpoints_concern(key, &[&old]) => {
                 Dirty::one(key.clone(), Cause::EndpointsGone)
             }
@@ -205,11 +226,40 @@ impl Index {
     /// A slice is gone, says the watch.
     pub fn delete_slice(&mut self, gone: &EndpointSlice) -> Dirty {
         let Some(key) = object_key(&gone.metadata) else { return Dirty::default() };
+        let deleting = self.slices.is_deleting(&key, &gone.metadata);
         let Some(old) = self.slices.delete(&key, &gone.metadata) else { return Dirty::default() };
         self.unlink(&old, &key.name);
         match old.service_key() {
-            Some(service) if is_ours(&old) => Dirty::one(service, Cause::SliceGone),
+            Some(service) if is_ours(&old) && !deleting => Dirty::one(service, Cause::SliceGone),
             _ => Dirty::default(),
+        }
+    }
+
+    /// These Endpoints are about to be sent. What the watch says may be an echo of that until [`Self::answered`].
+    pub fn sending_endpoints(&mut self, key: &ServiceKey, endpoints: &Endpoints) {
+        self.endpoints.sent.insert(key.clone(), Sent::Write(Box::new(endpoints.clone())));
+    }
+
+    /// As [`Self::sending_endpoints`], for a slice.
+    pub fn sending_slice(&mut self, key: &ServiceKey, slice: &EndpointSlice) {
+        self.slices.sent.insert(key.clone(), Sent::Write(Box::new(slice.clone())));
+    }
+
+    /// The deletion of an object is about to be sent. `key` is the object's own namespace and name.
+    pub fn sending_deletion(&mut self, kind: Kind, key: &ServiceKey, uid: Option<String>) {
+        match kind {
+            Kind::Endpoints => drop(self.endpoints.sent.insert(key.clone(), Sent::Delete(uid))),
+            Kind::EndpointSlices => drop(self.slices.sent.insert(key.clone(), Sent::Delete(uid))),
+            Kind::Services | Kind::Pods | Kind::Nodes => {}
+        }
+    }
+
+    /// What was sent for that object has been answered, or nobody waits for the answer any more.
+    pub fn answered(&mut self, kind: Kind, key: &ServiceKey) {
+        match kind {
+            Kind::Endpoints => drop(self.endpoints.sent.remove(key)),
+            Kind::EndpointSlices => drop(self.slices.sent.remove(key)),
+            Kind::Services | Kind::Pods | Kind::Nodes => {}
         }
     }
 
@@ -327,10 +377,14 @@ impl Index {
     fn put_slice(&mut self, slice: EndpointSlice, origin: Origin) -> Dirty {
         let Some(key) = object_key(&slice.metadata) else { return Dirty::default() };
         let (new_service, ours) = (slice.service_key(), is_ours(&slice));
-        let Applied::Changed(old) = self.slices.apply(&key, slice, origin) else { return Dirty::default() };
+        let (old, foreign) = match self.slices.apply(&key, slice, origin) {
+            Applied::Changed(old) => (old, true),
+            Applied::Echo(old) => (old, false),
+            Applied::Ignored | Applied::Same => return Dirty::default(),
+        };
         let mut dirty = Dirty::default();
         let old_service = old.as_ref().and_then(|old| old.service_key());
-        let concerns = ours || old.as_deref().is_some_and(is_ours);
+        let concerns = foreign && (ours || old.as_deref().is_some_and(is_ours));
         if old_service != new_service
             && let Some(old) = &old
         {

@@ -1,0 +1,217 @@
+//! The account of a trace for readers: rules as they stand, in the order in which chains call each other, with a remark
+//! where a rule decides something.
+//!
+//! Invariants: only rules that held are shown; a rule is shown once per chain that leads to it.
+
+use std::{collections::BTreeSet, fmt::Write as _, net::SocketAddr};
+
+use fairlead_compiler::{
+    Affinity, ChainName, Destination, Dump, Match, Origin, Outcome, Packet, Rule, Share, Table, Target,
+    Trace, wellknown,
+};
+use fairlead_objects::Family;
+
+/// Deepest nesting that is shown; the kernel refuses loops, a text may have them.
+const DEPTH: usize = 16;
+
+/// The account as text, with a line break at the end.
+pub(super) fn text(dump: &Dump, packet: &Packet, node: &str, trace: &Trace) -> String {
+    let mut account = Account { dump, packet, trace, text: String::new() };
+    account.packet(node);
+    for (table, chain) in hooks(&packet.origin) {
+        account.chain(&table, &ChainName::from(chain), 0);
+    }
+    account.verdict();
+    account.affinity();
+    account.text
+}
+
+/// The built-in chains that a packet may pass, in order.
+fn hooks(origin: &Origin) -> [(Table, &'static str); 4] {
+    match origin {
+        Origin::Interface(_) => [
+            (Table::Nat, "PREROUTING"),
+            (Table::Filter, "INPUT"),
+            (Table::Filter, "FORWARD"),
+            (Table::Nat, "POSTROUTING"),
+        ],
+        Origin::Node => [
+            (Table::Nat, "OUTPUT"),
+            (Table::Filter, "OUTPUT"),
+            (Table::Nat, "POSTROUTING"),
+            (Table::Filter, "INPUT"),
+        ],
+    }
+}
+
+struct Account<'a> {
+    dump: &'a Dump,
+    packet: &'a Packet,
+    trace: &'a Trace,
+    text: String,
+}
+
+impl Account<'_> {
+    fn line(&mut self, indent: usize, line: &str) {
+        // Writing to a String cannot fail.
+        _ = writeln!(self.text, "{:indent$}{line}", "");
+    }
+
+    fn packet(&mut self, node: &str) {
+        let Packet { source, destination, destination_port, protocol, origin, .. } = self.packet;
+        let to = SocketAddr::new(*destination, *destination_port);
+        let family = Family::of(*source);
+        let how = match origin {
+            Origin::Node => "sent by the node itself".to_owned(),
+            Origin::Interface(None) => "arriving from outside or from a Pod".to_owned(),
+            Origin::Interface(Some(name)) => format!("arriving on {name}"),
+        };
+        self.line(0, &format!("{source} to {to}/{protocol} ({family}) at {node}, {how}"));
+    }
+
+    /// The rules of a chain that held, each followed by those of the chain that it leads to.
+    fn chain(&mut self, table: &Table, name: &ChainName, depth: usize) {
+        let dump = self.dump;
+        let trace = self.trace;
+        let held: BTreeSet<usize> = trace
+            .path
+            .iter()
+            .filter(|step| step.table == *table && step.chain == *name)
+            .map(|step| step.index)
+            .collect();
+        if held.is_empty() || depth > DEPTH {
+            return;
+        }
+        let indent = depth * 4;
+        if depth == 0 {
+            self.line(0, "");
+        }
+        self.line(indent, &format!("{table} {name}"));
+        let rules = dump.chain(table, name.as_str()).map(|chain| &chain.rules);
+        for (index, rule) in held.into_iter().filter_map(|index| Some((index, rules?.get(index)?))) {
+            self.rule(name, index, rule, indent);
+            if let Some(next) = rule.next_chain() {
+                self.chain(table, next, depth + 1);
+            }
+        }
+    }
+
+    fn rule(&mut self, chain: &ChainName, index: usize, rule: &Rule, indent: usize) {
+        let comment = rule.comment.as_ref().map(|comment| format!("  # {comment}")).unwrap_or_default();
+        let number = index + 1;
+        self.line(indent, &format!("{number:>4}  {}{comment}", specification(rule)));
+        if let Some(remark) = self.remark(chain, rule) {
+            self.line(indent + 6, &format!("=> {remark}"));
+        }
+    }
+
+    fn remark(&self, chain: &ChainName, rule: &Rule) -> Option<String> {
+        let hairpin =
+            rule.matches.iter().any(|m| matches!(m, Match::Bpf(program) if program.is_same_address()));
+        match &rule.target {
+            Some(Target::Dnat(to)) => Some(match self.share_of(*to) {
+                Some(Share::ALL) => format!("the destination becomes {to}"),
+                Some(share) => format!("the destination becomes {to}, for {share} of the connections"),
+                None => format!("the destination becomes {to}"),
+            }),
+            Some(Target::SetMark(_)) if hairpin => {
+                Some("the endpoint is the sender itself: marked for masquerading".to_owned())
+            }
+            Some(Target::SetMark(_)) if chain.as_str() == wellknown::MARK_MASQ => {
+                Some("marked for masquerading".to_owned())
+            }
+            Some(Target::Masquerade { .. }) => Some("the source becomes the node's address".to_owned()),
+            Some(Target::Drop) => Some("dropped without an answer".to_owned()),
+            Some(Target::Reject(_)) => Some("refused with an answer".to_owned()),
+            Some(Target::Jump(_)) => random(rule).map(|share| format!("{share} of those that come here")),
+            _ => None,
+        }
+    }
+
+    /// How many of all connections end at `to`.
+    fn share_of(&self, to: SocketAddr) -> Option<Share> {
+        let mut targets =
+            self.trace.targets.iter().filter(|target| target.address == to.ip() && target.port == to.port());
+        let first = targets.next()?.probability;
+        Some(targets.fold(first, |sum, target| sum.or(target.probability)))
+    }
+
+    fn verdict(&mut self) {
+        let sentence = match self.trace.outcome {
+            Outcome::Accepted => "reaches an endpoint",
+            Outcome::NoMatch => "no Service is concerned; the packet passes as it is",
+            Outcome::Rejected => "no endpoint is reached, and the client is told so",
+            Outcome::Dropped => "no endpoint is reached, and the client hears nothing",
+        };
+        let verdict = self.trace.outcome.as_str();
+        self.line(0, "");
+        self.line(0, &format!("verdict: {verdict} ({sentence})"));
+        let targets = self.trace.targets.clone();
+        let width = targets.iter().map(|target| target.probability.to_string().len()).max().unwrap_or(0);
+        for target in &targets {
+            self.target(target, width);
+        }
+        if self.trace.shares.len() > 1 {
+            let others: Vec<_> =
+                self.trace.shares.iter().filter(|(outcome, _)| **outcome != Outcome::Accepted).collect();
+            for (outcome, share) in others {
+                self.line(2, &format!("{share:<width$}  {}", outcome.as_str()));
+            }
+        }
+    }
+
+    fn target(&mut self, target: &Destination, width: usize) {
+        let to = SocketAddr::new(target.address, target.port);
+        let source = if target.masquerade {
+            "source rewritten to the node's address".to_owned()
+        } else {
+            format!("source stays {}", self.packet.source)
+        };
+        let share = target.probability.to_string();
+        self.line(2, &format!("{share:<width$}  {to}, {source}"));
+    }
+
+    /// Traces are those of clients that come for the first time.
+    fn affinity(&mut self) {
+        let seconds: BTreeSet<u32> = self
+            .trace
+            .path
+            .iter()
+            .filter_map(|step| self.dump.chain(&step.table, step.chain.as_str()))
+            .flat_map(|chain| &chain.rules)
+            .flat_map(|rule| &rule.matches)
+            .filter_map(|condition| match condition {
+                Match::Affinity { action: Affinity::Recall { seconds }, .. } => Some(*seconds),
+                _ => None,
+            })
+            .collect();
+        for seconds in seconds {
+            self.line(
+                0,
+                &format!(
+                    "session affinity: this is a client's first connection; those that follow within {seconds} s go to the same endpoint"
+                ),
+            );
+        }
+    }
+}
+
+/// A rule without its comment; bytecode that we know is called by what it asks.
+fn specification(rule: &Rule) -> String {
+    let mut text = Rule { comment: None, ..rule.clone() }.to_string();
+    for condition in &rule.matches {
+        if let Match::Bpf(program) = condition
+            && program.is_same_address()
+        {
+            text = text.replace(&condition.to_string(), "-m bpf <source equals destination>");
+        }
+    }
+    text
+}
+
+fn random(rule: &Rule) -> Option<Share> {
+    rule.matches.iter().find_map(|condition| match condition {
+        Match::Random(probability) => Some(probability.share()),
+        _ => None,
+    })
+}
