@@ -35,8 +35,8 @@ lint: $(DENY) ## Check formatting, clippy, documentation, licences and sources o
 tools: ## Build the genuine Kubernetes programs that the tests run on, once, outside the clone; install missing packages
 	@e2e/tools/build.sh
 
-clean-bed: ## Remove what killed tests and demos left behind; what is in use is left alone
-	@cargo run --quiet --package fairlead-e2e --bin clean-bed $(LOCKED)
+clean-bed: build ## Remove what killed tests and demos left behind; what is in use is left alone
+	@$(TARGET)/debug/clean-bed
 
 # Not listed: the demo says at once, not after a long build, that it cannot run.
 need-root:

@@ -8,6 +8,7 @@
 //! documents for one object the later one counts, as with `kubectl apply`.
 
 mod collect;
+mod condition;
 mod document;
 mod fields;
 mod problem;
@@ -22,6 +23,7 @@ use std::{
 use fairlead_objects::{EndpointSlice, Endpoints, Node, Pod, Service, ServiceKey};
 
 pub(crate) use self::{
+    condition::Condition,
     document::{Document, Step},
     problem::{Problem, Problems},
     source::{ReadError, Source},
@@ -37,6 +39,8 @@ pub(crate) struct Objects {
     /// Services that ask for both families by `ipFamilyPolicy`, which the view does not hold.
     pub(crate) dual_stack: BTreeSet<ServiceKey>,
     pub(crate) pods: BTreeMap<ObjectKey, Pod>,
+    /// Conditions of Pods that do not hold, which the view does not keep.
+    pub(crate) failing: BTreeMap<ObjectKey, Vec<Condition>>,
     pub(crate) nodes: BTreeMap<Arc<str>, Node>,
     pub(crate) endpoints: BTreeMap<ServiceKey, Endpoints>,
     pub(crate) slices: BTreeMap<ObjectKey, EndpointSlice>,

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 
 use fairlead_objects::{EndpointSlice, Pod, Service, ServiceKey};
 use fairlead_planner::{
-    Finding, Level, NoNodes, Nodes, Note, Outcome, Plan, PlanInput, check, outcome, plan, selects,
+    Finding, Level, NoNodes, Nodes, Note, Outcome, Plan, PlanInput, Topology, ZoneShares, check, outcome,
+    plan, selects,
 };
 
 use crate::{defaulting::defaulted, input::Objects};
@@ -17,6 +18,8 @@ pub(crate) struct Snapshot<'a> {
     nodes: &'a dyn Nodes,
     pods: PodsByLabel<'a>,
     slices: HashMap<ServiceKey, Vec<&'a EndpointSlice>>,
+    /// What topology mode `Auto` deals endpoints by.
+    shares: Option<ZoneShares>,
 }
 
 /// Pods by namespace and one of their labels, so that a selector looks at few of them.
@@ -51,7 +54,8 @@ impl<'a> Snapshot<'a> {
             }
         }
         let nodes: &dyn Nodes = if objects.nodes.is_empty() { &NoNodes } else { &objects.nodes };
-        Self { objects, nodes, pods, slices }
+        let shares = ZoneShares::of(objects.nodes.values());
+        Self { objects, nodes, pods, slices, shares }
     }
 
     /// The slices of a Service in the input, whoever manages them, by name.
@@ -82,6 +86,7 @@ impl<'a> Snapshot<'a> {
             pods: &pods,
             endpoints: self.objects.endpoints.get(&service.key),
             slices: self.slices(&service.key),
+            topology: Topology { shares: self.shares.as_ref(), remembered: None },
             ..PlanInput::new(&service.key, self.nodes)
         };
         let plan = plan(&input);

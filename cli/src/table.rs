@@ -11,16 +11,17 @@ pub(crate) struct Columns(Table);
 
 impl Columns {
     /// A table without rows.
-    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
+    pub(crate) fn new(headings: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(headings);
+        table.set_header(headings.to_vec());
         Self(table)
     }
 
     /// Adds a row; empty cells are shown as `-`.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.add_row(cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { cell }));
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let shown = |cell: String| if cell.is_empty() { "-".to_owned() } else { cell };
+        self.0.add_row(cells.into_iter().map(shown).collect::<Vec<_>>());
     }
 
     /// Writes the table, each line behind `indent`.

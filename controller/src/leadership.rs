@@ -1,6 +1,6 @@
 //! Leadership: whether this process may write.
 //!
-//! A standby keeps its index warm and writes nothing. Winning the lease opens a [`Term`]; losing it ends the term, which
+//! A standby keeps its index warm and writes nothing. Winning the lease begins a term; losing it ends the term, which
 //! cancels what is being written at that moment.
 //!
 //! Invariant: at most one term is open. A process that cannot renew its lease ends its term before the lease can be taken

@@ -62,7 +62,7 @@ pub struct Metrics {
     repairs: Counter,
     notes: Family<Label, Counter>,
     events_dropped: Counter,
-    leader: Family<Label, Gauge>,
+    leader: Family<[(&'static str, String); 1], Gauge>,
 }
 
 /// Metrics that the slices and the mirrored slices both have.
@@ -333,9 +333,9 @@ impl Metrics {
         self.mirror.put(key, None);
     }
 
-    /// This process became or stopped being the leader.
-    pub fn led(&self, leads: bool) {
-        self.leader.get_or_create(&[("name", "fairlead-controller")]).set(i64::from(leads));
+    /// This process holds the lease of that name, or does not.
+    pub fn led(&self, lease: &str, leads: bool) {
+        self.leader.get_or_create(&[("name", lease.to_owned())]).set(i64::from(leads));
         if !leads {
             self.slices.forget_all();
             self.mirror.forget_all();

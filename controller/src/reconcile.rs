@@ -101,7 +101,12 @@ pub fn after_failure(primary: Arc<Primary>, failure: &Failure, context: Arc<Cont
             tracing::debug!(service = %key, %part, "{error}; looking again");
             continue;
         }
-        tracing::warn!(service = %key, %part, failures, "{error}");
+        // What fails for long is not to fill the log: the first, second, fourth, eighth, ... time is enough.
+        if failures.is_power_of_two() {
+            tracing::warn!(service = %key, %part, failures, "{error}; retrying");
+        } else {
+            tracing::debug!(service = %key, %part, failures, "{error}; retrying");
+        }
         context.announce(&key, *part, error);
     }
     context.next(&key)

@@ -184,9 +184,14 @@ fn lead(
     end: CancellationToken,
 ) -> JoinHandle<()> {
     let context = Arc::clone(context);
+    // Without election this process leads all the same; the metric then has no lease to name.
+    let name = lease.as_ref().map(|(lease, _)| lease.name.clone()).unwrap_or_default();
+    if !name.is_empty() {
+        context.metrics.led(&name, false);
+    }
     let report = move |change| match change {
-        Change::Won => won(&context),
-        Change::Lost => lost(&context),
+        Change::Won => won(&context, &name),
+        Change::Lost => lost(&context, &name),
     };
     match lease {
         Some((lease, client)) => {
@@ -202,18 +207,18 @@ fn lead(
     }
 }
 
-fn won(context: &Context) {
+fn won(context: &Context, lease: &str) {
     if context.leadership.win() {
-        context.metrics.led(true);
+        context.metrics.led(lease, true);
         let keys = context.index.lock().keys();
         tracing::info!(services = keys.len(), "leading");
         context.queue.mark_all(keys, Instant::now());
     }
 }
 
-fn lost(context: &Context) {
+fn lost(context: &Context, lease: &str) {
     if context.leadership.lose() {
-        context.metrics.led(false);
+        context.metrics.led(lease, false);
         tracing::info!("not leading any more");
     }
 }

@@ -71,12 +71,11 @@ impl Serialize for Address {
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({flag}): {source}; {}", remedy(source))]
+#[error("cannot listen on {address} ({flag}): {reason}; {}", remedy(reason))]
 pub struct ListenError {
     address: Address,
     flag: &'static str,
-    #[source]
-    source: io::Error,
+    reason: io::Error,
 }
 
 fn remedy(error: &io::Error) -> &'static str {
@@ -104,7 +103,7 @@ impl Admin {
             Address::One(address) => TcpListener::bind(address).await.map(Some),
             Address::All(port) => bind_all(port).await.map(Some),
         };
-        let listener = listener.map_err(|source| ListenError { address, flag, source })?;
+        let listener = listener.map_err(|reason| ListenError { address, flag, reason })?;
         Ok(Self { listener })
     }
 

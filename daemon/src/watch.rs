@@ -39,7 +39,7 @@ const LONGEST_LIST: Duration = Duration::from_mins(3);
 const QUIET: Duration = Duration::from_secs(15);
 /// While the server cannot be reached, it is tried at least this often: nobody else is kept waiting by it.
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(10);
-/// Refusals of a streamed list before it is not asked for any more.
+/// Unclear refusals of a streamed list before it is not asked for any more.
 const REFUSALS: u32 = 2;
 
 type Results<K> = BoxStream<'static, watcher::Result<Event<K>>>;
@@ -209,6 +209,18 @@ where
         if matches!(class, Class::Unreachable | Class::Timeout) {
             self.pause = self.pause.map(|pause| pause.min(LONGEST_OUTAGE_PAUSE));
         }
+        if self.listing.is_some() && self.strategy == InitialListStrategy::StreamingList {
+            // Invalid is the answer of a server that knows streamed lists and has them switched off.
+            self.refusals += match class {
+                Class::Invalid => REFUSALS,
+                Class::NotFound | Class::Other => 1,
+                _ => 0,
+            };
+            if self.refusals >= REFUSALS {
+                tracing::debug!(resource = self.resource, "streamed list refused: {sentence}");
+                return self.fall_back();
+            }
+        }
         let remedy = match class {
             Class::Forbidden => format!("allow this identity to list and watch {} (RBAC)", self.resource),
             Class::Unauthorized => "check the credentials in the kubeconfig or service account".to_owned(),
@@ -218,13 +230,6 @@ where
             _ => String::new(),
         };
         self.report(format!("{}: {sentence}", class.as_str()), &remedy);
-        let refusal = matches!(class, Class::Invalid | Class::NotFound | Class::Other);
-        if self.listing.is_some() && refusal && self.strategy == InitialListStrategy::StreamingList {
-            self.refusals += 1;
-            if self.refusals >= REFUSALS {
-                self.fall_back();
-            }
-        }
         if class == Class::Gone {
             // A version that is gone at the start of a watch would be asked for again and again.
             self.reopen();
@@ -247,6 +252,10 @@ where
                 "no streamed list from this API server; listing in pages instead"
             );
             self.strategy = InitialListStrategy::ListWatch;
+            self.reopen();
+            // Nothing is known yet against asking in the other way at once.
+            self.pause = None;
+            return;
         }
         self.reopen();
     }

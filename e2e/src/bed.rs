@@ -7,7 +7,7 @@ mod pods;
 mod traffic;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
@@ -342,6 +342,46 @@ impl Bed {
     pub fn rules_about(&self, node: u8, word: &str) -> Result<Vec<String>> {
         let saved = self.node_netns(node)?.output(Command::new("iptables-save").arg("--counters"))?;
         Ok(saved.lines().filter(|line| line.contains(word)).map(str::to_owned).collect())
+    }
+
+    /// The rules of the n-th node by `table chain`, in order and without counters. Built-in chains without rules are
+    /// left out: whether they are listed depends on whether anybody ever looked at their table. The rules of those that
+    /// have some are sorted: which jump stands above which depends on who came last.
+    pub fn rules(&self, node: u8) -> Result<BTreeMap<String, Vec<String>>> {
+        let mut table = String::new();
+        let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut own = BTreeSet::new();
+        for line in self.rules_about(node, "")? {
+            if let Some(name) = line.strip_prefix('*') {
+                name.clone_into(&mut table);
+            } else if let Some((_, rule)) = line.split_once("] -A ") {
+                let (chain, rule) = rule.split_once(' ').unwrap_or((rule, ""));
+                chains.entry(format!("{table} {chain}")).or_default().push(rule.to_owned());
+            } else if let Some((chain, _)) = line.split_once(" - [") {
+                let chain = format!("{table} {}", chain.trim_start_matches(':'));
+                own.insert(chain.clone());
+                chains.entry(chain).or_default();
+            }
+        }
+        for (_, rules) in chains.iter_mut().filter(|(chain, _)| !own.contains(*chain)) {
+            rules.sort();
+        }
+        Ok(chains)
+    }
+
+    /// Fails when the rules of the n-th node are not these any more, and says which differ.
+    pub fn check_rules(&self, node: u8, before: &BTreeMap<String, Vec<String>>) -> Result<()> {
+        let now = self.rules(node)?;
+        let differ = now.keys().chain(before.keys()).filter(|chain| now.get(*chain) != before.get(*chain));
+        let differ: BTreeSet<&String> = differ.collect();
+        let show =
+            |chain: &&String| format!("{chain}: was {:?}, is {:?}", before.get(*chain), now.get(*chain));
+        ensure!(
+            differ.is_empty(),
+            "other rules:\n{}",
+            differ.iter().map(show).collect::<Vec<_>>().join("\n")
+        );
+        Ok(())
     }
 
     /// The ends of the logs of the programs under test, and the last lines of the others.

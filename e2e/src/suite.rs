@@ -9,12 +9,16 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
+    sync::Mutex,
     time::Instant,
 };
 
 use anyhow::Result;
 
 use crate::bed::{Bed, Options};
+
+/// What the last failed assertion said.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// A named case.
 pub struct Case {
@@ -52,6 +56,12 @@ pub fn run(prepare: fn(&mut Bed) -> Result<()>, cases: &[Case]) -> ExitCode {
         return code;
     }
     println!("\nrunning {} tests on one bed", chosen.len());
+    // A failed assertion is told with its case; the way to it through this runner is of no interest.
+    std::panic::set_hook(Box::new(|panic| {
+        if let Ok(mut said) = PANIC.lock() {
+            *said = Some(panic.to_string());
+        }
+    }));
     let began = Instant::now();
     let mut bed = match Options::from_env().and_then(Bed::start) {
         Ok(bed) => bed,
@@ -93,7 +103,7 @@ fn passes(bed: &mut Bed, case: &Case) -> bool {
     let failure = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(format!("{error:#}")),
-        Err(_) => Some("it panicked, see above".to_owned()),
+        Err(_) => PANIC.lock().ok().and_then(|mut said| said.take()),
     };
     let verdict = if failure.is_some() { "FAILED" } else { "ok" };
     println!("test {} ... {verdict} ({:.1?})", case.name, began.elapsed());

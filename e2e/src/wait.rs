@@ -31,7 +31,7 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result
         if began.elapsed() >= deadline {
             bail!("gave up after {deadline:?} waiting for {what}; last seen: {last}");
         }
-        pause();
+        watch(PAUSE);
     }
 }
 
@@ -55,8 +55,9 @@ pub fn until_true(
     until(what, deadline, || Ok(if holds() { Look::Done(()) } else { Look::NotYet(seen()) }))
 }
 
-fn pause() {
-    let end = Instant::now() + PAUSE;
+/// Lets time pass, to see how much happens in it. Never to hope that something will have happened.
+pub fn watch(time: Duration) {
+    let end = Instant::now() + time;
     while let Some(left) = end.checked_duration_since(Instant::now()) {
         std::thread::park_timeout(left);
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, process::Command, process::ExitCode};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use fairlead_e2e::{Bed, From, Outcome, PodSpec, Port, Protocol, bed::SETTLE, cases, suite, wait};
 use serde_json::json;
 
@@ -30,32 +30,15 @@ fn up(bed: &mut Bed) -> Result<SocketAddr> {
     Ok(target)
 }
 
-/// User-defined chains and all rules, without counters.
-fn rules(bed: &Bed) -> Result<BTreeSet<String>> {
-    let saved = bed.rules_about(1, "")?;
-    let mut table = String::new();
-    let mut rules = BTreeSet::new();
-    for line in saved {
-        if line.starts_with('*') {
-            table = line;
-        } else if let Some((_, rule)) = line.split_once("] -A ") {
-            rules.insert(format!("{table} -A {rule}"));
-        } else if let Some((chain, _)) = line.split_once(" - [") {
-            rules.insert(format!("{table} {chain}"));
-        }
-    }
-    Ok(rules)
-}
-
 fn traffic_goes_on_while_the_programmer_is_down(bed: &mut Bed) -> Result<()> {
     let target = up(bed)?;
-    let before = rules(bed)?;
+    let before = bed.rules(1)?;
     bed.stop_programmer(1)?;
-    assert_eq!(rules(bed)?, before);
+    bed.check_rules(1, &before)?;
     bed.client(From::Node(1))?.ask_many(Protocol::Tcp, target, 200)?.check_fair(&BOTH)?;
     bed.start_programmer(1, &[])?;
     bed.client(From::Node(1))?.ask_many(Protocol::Tcp, target, 200)?.check_fair(&BOTH)?;
-    assert_eq!(rules(bed)?, before, "a restart without any change changes no rule");
+    bed.check_rules(1, &before).context("a restart without any change changes no rule")?;
     bed.stop_programmer(1)
 }
 
@@ -85,12 +68,12 @@ fn check_after(bed: &mut Bed, old: SocketAddr, new: SocketAddr) -> Result<()> {
     })?;
     assert_eq!(bed.client(From::Node(1))?.ask(Protocol::Tcp, old)?, Outcome::TimedOut);
     // What was written after a restart is what a node that never saw my-service would have.
-    let now = rules(bed)?;
+    let now = bed.rules(1)?;
     bed.stop_programmer(1)?;
     bed.clean_up(1)?;
     bed.start_programmer(1, &[])?;
     bed.await_servers(From::Node(1), Protocol::Tcp, new, &["other-1"])?;
-    assert_eq!(rules(bed)?, now);
+    bed.check_rules(1, &now)?;
     bed.stop_programmer(1)
 }
 
@@ -124,7 +107,14 @@ fn cleanup_removes_all_of_ours_and_nothing_else(bed: &mut Bed) -> Result<()> {
     }
     // kubelet owns KUBE-FIREWALL as well, so whether that one stays is not ours to say.
     let others = |bed: &Bed| -> Result<BTreeSet<String>> {
-        Ok(rules(bed)?.into_iter().filter(|rule| !rule.contains("KUBE-FIREWALL")).collect())
+        let chains = bed.rules(1)?.into_iter();
+        let lines = chains.flat_map(|(chain, rules)| {
+            let rules: Vec<String> = rules.iter().map(|rule| format!("{chain} {rule}")).collect();
+            [vec![chain], rules].concat()
+        });
+        let built_in = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+        let lines = lines.filter(|line| !built_in.iter().any(|name| line.ends_with(&format!(" {name}"))));
+        Ok(lines.filter(|line| !line.contains("KUBE-FIREWALL")).collect())
     };
     let before = others(bed)?;
     assert!(before.len() >= 5, "{before:?}");

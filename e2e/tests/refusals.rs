@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -19,8 +19,9 @@ use fairlead_e2e::{
 };
 
 const SOON: Duration = Duration::from_secs(15);
-/// More lines than a program that retries with backoff prints within [`SOON`].
-const BUSY: usize = 200;
+const A_WHILE: Duration = Duration::from_secs(2);
+/// More lines than a program that retries with backoff prints in [`A_WHILE`].
+const BUSY: usize = 30;
 
 fn main() -> ExitCode {
     suite::run(
@@ -60,7 +61,7 @@ fn controller() -> Result<PathBuf> {
     tools::own_program("fairlead-controller")
 }
 
-fn start(bed: &Bed, from: From<'_>, name: &str, program: &PathBuf, args: &[String]) -> Result<Process> {
+fn start(bed: &Bed, from: From<'_>, name: &str, program: &Path, args: &[String]) -> Result<Process> {
     bed.start_process(from, name, program, args, &[])
 }
 
@@ -88,9 +89,11 @@ fn await_refusal_or_patience(mut process: Process, words: &[&str]) -> Result<()>
     if process.check().is_err() {
         return await_refusal(process, words);
     }
-    // Nothing that takes time happens in between, so a busy loop has printed all it could.
-    let lines = process.log().lines().count();
-    ensure!(lines < BUSY, "{lines} lines: {}", process.log_tail(20));
+    let lines = |process: &Process| process.log().lines().count();
+    let before = lines(&process);
+    wait::watch(A_WHILE);
+    let more = lines(&process) - before;
+    ensure!(more < BUSY, "{more} lines in {A_WHILE:?}: {}", process.log_tail(20));
     ensure!(process.stop(SOON)?.success(), "it does not end well: {}", process.log_tail(20));
     Ok(())
 }
@@ -140,7 +143,7 @@ fn a_programmer_without_iptables_ends_and_says_what_is_missing(bed: &mut Bed) ->
     // `env` sets the PATH after setpriv was found on this process' own.
     let words = ["PATH=/nonexistent".to_owned(), programmer()?.display().to_string()];
     let args = [words.as_slice(), &args].concat();
-    let process = start(bed, From::Node(1), "no-iptables", &PathBuf::from("/usr/bin/env"), &args)?;
+    let process = start(bed, From::Node(1), "no-iptables", Path::new("/usr/bin/env"), &args)?;
     await_refusal(process, &["iptables"])
 }
 
@@ -152,7 +155,7 @@ fn a_programmer_without_capabilities_ends_and_says_which(bed: &mut Bed) -> Resul
         "--hostname-override=node1".to_owned(),
     ];
     let args = [words.as_slice(), &args].concat();
-    let process = start(bed, From::Node(1), "no-capability", &PathBuf::from("/usr/bin/setpriv"), &args)?;
+    let process = start(bed, From::Node(1), "no-capability", Path::new("/usr/bin/setpriv"), &args)?;
     await_refusal(process, &["CAP_NET_ADMIN"])
 }
 
@@ -201,7 +204,9 @@ fn a_kubeconfig_that_is_not_there_or_not_yaml_ends_the_program(bed: &mut Bed) ->
     for (path, what) in [(broken, "broken"), (bed.dir().join("absent.kubeconfig"), "absent")] {
         let flag = format!("--kubeconfig={}", path.display());
         for (program, from) in [(programmer()?, From::Node(1)), (controller()?, From::ControlPlane)] {
-            let process = start(bed, from, &format!("kubeconfig-{what}"), &program, &[flag.clone()])?;
+            let half = program.file_name().unwrap_or_default().to_string_lossy();
+            let name = format!("kubeconfig-{what}-{half}");
+            let process = start(bed, from, &name, &program, std::slice::from_ref(&flag))?;
             await_refusal(process, &[&format!("{what}.kubeconfig")])?;
         }
     }

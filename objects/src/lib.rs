@@ -10,6 +10,8 @@
 //! [`Endpoints`] and [`EndpointSlice`] are both read and written, so one type serves for both directions and keeps the
 //! metadata we do not own (foreign annotations, finalizers) for the way back.
 //!
+//! [`KubeProxyConfiguration`] is no object of the API, but a file that the node agent and the cli both read.
+//!
 //! Any crate may depend on this one. It depends on kube-core for the `Resource` trait (API paths) and on nothing that
 //! could do I/O: no client, no runtime, no clock.
 //!
@@ -25,6 +27,7 @@ pub mod labels;
 mod meta;
 mod node;
 mod pod;
+pub mod proxy_configuration;
 mod service;
 mod slice;
 
@@ -34,6 +37,7 @@ pub use key::{NodeName, ServiceKey};
 pub use meta::LabelMap;
 pub use node::{Node, NodeObject};
 pub use pod::{ContainerPort, Phase, Pod, PodObject};
+pub use proxy_configuration::KubeProxyConfiguration;
 pub use service::{
     ClusterIp, IngressIp, Protocol, Service, ServiceObject, ServicePort, ServiceType, TargetPort, TrafficPolicy,
 };

@@ -15,8 +15,8 @@ use fairlead_objects::{
 };
 
 use crate::{
-    EndpointsPlan, MAX_ADDRESSES, NodeLookup, ObjectRef, Outcome, Plan, PlanInput, SlicePlan, membership,
-    mirror, outcome,
+    EndpointsPlan, MAX_ADDRESSES, NodeLookup, ObjectRef, Outcome, Plan, PlanInput, SlicePlan, ZoneCounts,
+    is_topology_auto, membership, mirror, outcome,
 };
 
 /// Something that must hold for every plan, but does not.
@@ -55,6 +55,8 @@ pub enum Invariant {
     Placeholder,
     /// Nothing is created for a Service that is being deleted.
     NoCreationWhileTerminating,
+    /// With topology mode `Auto`, all ready endpoints of a family are hinted, as the plan remembers, or none is.
+    HintedWhole,
 }
 
 impl fmt::Display for Finding {
@@ -79,6 +81,7 @@ pub fn check(plan: &Plan, input: &PlanInput<'_>) -> Vec<Finding> {
     checker.endpoints(&plan.endpoints);
     checker.creation(plan);
     checker.coverage();
+    checker.topology(plan);
     checker.findings
 }
 
@@ -243,6 +246,31 @@ impl<'a> Checker<'a> {
         for family in families {
             let any = left.iter().any(|slice| slice.address_type.family() == Some(family));
             self.expect(any, Invariant::Placeholder, &name, "has no slice for one of its families");
+        }
+    }
+
+    fn topology(&mut self, plan: &Plan) {
+        let requested = membership::selecting(self.input).is_ok_and(is_topology_auto);
+        if !self.input.parts.slices || !requested {
+            return;
+        }
+        let left = self.left_slices(labels::SLICE_CONTROLLER);
+        for family in Family::ALL {
+            let of_family = left.iter().filter(|slice| slice.address_type.family() == Some(family));
+            let endpoints = of_family.flat_map(|slice| &slice.endpoints);
+            let remembered = plan.topology.hinted.get(&family);
+            // Those of endpoints that are not ready do not matter, but are not worth a write either.
+            let counted = endpoints.filter(|e| remembered.is_none() || e.conditions.ready == Some(true));
+            let (mut counts, mut unhinted) = (ZoneCounts::new(), 0);
+            for endpoint in counted {
+                let zones = endpoint.hints.as_ref().map(|hints| &*hints.for_zones).unwrap_or_default();
+                unhinted += usize::from(zones.is_empty());
+                for zone in zones {
+                    *counts.entry(zone.name.as_str().into()).or_default() += 1;
+                }
+            }
+            let whole = remembered.map_or(counts.is_empty(), |known| *known == counts && unhinted == 0);
+            self.expect(whole, Invariant::HintedWhole, family.as_str(), "is hinted in part");
         }
     }
 

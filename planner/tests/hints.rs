@@ -113,7 +113,7 @@ fn topology_annotation_has_precedence_and_is_reported() {
     annotations.insert("service.kubernetes.io/topology-mode".into(), "Auto".into());
     let plan = world.sync();
     assert!(world.slices[0].endpoints.iter().all(|endpoint| endpoint.hints.is_none()));
-    assert!(plan.notes.iter().any(|note| note.reason() == "TopologyModeIgnored"));
+    assert!(plan.notes.iter().any(|note| note.reason() == "TopologyAwareHintsDisabled"));
     let annotations = &mut world.service_mut().annotations;
     annotations.insert("service.kubernetes.io/topology-aware-hints".into(), "disabled".into());
     world.sync();

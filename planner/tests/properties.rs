@@ -7,13 +7,15 @@
 
 mod world;
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use fairlead_objects::{
-    Endpoints, Pod, Service,
-    builders::{object, pod_with, service},
+    Endpoints, Node, Pod, Service,
+    builders::{node, object, pod_with, service},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
-use world::{MIRROR, World, pods};
+use world::{MIRROR, SLICES, World, pods};
 
 fn any_service() -> impl Strategy<Value = Service> {
     let families = select(vec![
@@ -31,9 +33,11 @@ fn any_service() -> impl Strategy<Value = Service> {
     ]);
     let distribution = select(vec![json!(null), json!("PreferClose"), json!("PreferSameNode")]);
     let selector = prop_oneof![9 => Just(json!({"app": "web"})), 1 => Just(json!(null))];
-    let uid = select(vec!["uid-web", "uid-another"]);
-    (families, ports, distribution, selector, any::<bool>(), prop::bool::weighted(0.1), uid, any::<bool>())
-        .prop_map(|(mut spec, ports, distribution, selector, publish, terminating, uid, labelled)| {
+    let (uid, topology) = (select(vec!["uid-web", "uid-another"]), select(vec!["", "Auto"]));
+    let flags = (any::<bool>(), prop::bool::weighted(0.1), any::<bool>(), topology);
+    (families, ports, distribution, selector, uid, flags)
+        .prop_map(|(mut spec, ports, distribution, selector, uid, flags)| {
+            let (publish, terminating, labelled, topology) = flags;
             spec["ports"] = ports;
             spec["trafficDistribution"] = distribution;
             spec["selector"] = selector;
@@ -41,6 +45,7 @@ fn any_service() -> impl Strategy<Value = Service> {
             let mut service = service("web", spec);
             service.terminating = terminating;
             service.uid = uid.into();
+            service.annotations.insert("service.kubernetes.io/topology-mode".into(), topology.into());
             if labelled {
                 service.labels.insert("l".into(), "1".into());
             }
@@ -52,7 +57,10 @@ fn any_pods(count: usize) -> impl Strategy<Value = Vec<Pod>> {
     let ips =
         select(vec![json!([]), json!(["10.0.0.IP"]), json!(["fd00::IP"]), json!(["10.0.0.IP", "fd00::IP"])]);
     let port = select(vec![8080, 9090]);
-    let node = select(vec![json!("n1"), json!("missing"), json!(null)]);
+    let node = prop_oneof![
+        9 => select(vec![json!("n1"), json!("n2"), json!("n3"), json!("n4")]),
+        1 => select(vec![json!("bare"), json!("missing"), json!(null)])
+    ];
     let phase = prop_oneof![8 => Just("Running"), 1 => Just("Failed"), 1 => Just("Succeeded")];
     let one = (ips, 1..4_u8, port, node, phase, any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
     vec(prop_oneof![1 => Just(None), 3 => one.prop_map(Some)], 0..count).prop_map(|pods| {
@@ -73,6 +81,25 @@ fn any_pods(count: usize) -> impl Strategy<Value = Vec<Pod>> {
             Pod { ready, terminating, ..pod_with(&format!("pod-{i}"), "web", "n1", "", patch) }
         })
         .collect()
+    })
+}
+
+/// Nodes `n1` to `n4`, and often one without a zone.
+fn any_nodes() -> impl Strategy<Value = BTreeMap<Arc<str>, Node>> {
+    let zone = select(vec!["z1", "z1", "z2", "z3", "z4"]);
+    let one = (zone, select(vec!["1", "1", "250m", "3", "7.5"]), prop::bool::weighted(0.9));
+    (vec(one, 4), any::<bool>()).prop_map(|(nodes, bare)| {
+        let named = (1..).map(|i| format!("n{i}")).zip(nodes);
+        let mut all: BTreeMap<Arc<str>, Node> = named
+            .map(|(name, (zone, cpu, ready))| {
+                let made = Node { allocatable_cpu: Some(cpu.into()), ready, ..node(&name, "192.168.0.1", zone) };
+                (Arc::from(name), made)
+            })
+            .collect();
+        if bare {
+            all.insert("bare".into(), Node { ready: false, ..node("bare", "192.168.0.2", "") });
+        }
+        all
     })
 }
 
@@ -108,20 +135,43 @@ proptest! {
 
     #[test]
     fn plans_converge_whatever_changes(
-        steps in vec((any_service(), any_pods(14), 1..5_usize, any::<bool>()), 1..5),
+        steps in vec((any_service(), any_pods(14), 1..5_usize, prop::option::weighted(0.8, any_nodes())), 1..5),
     ) {
         let mut world = World::new(steps[0].0.clone());
-        for (service, pods, max, nodes_known) in steps {
-            let nodes = World::new(service.clone()).nodes;
+        for (service, pods, max, nodes) in steps {
             world.service = Some(service);
             world.pods = pods;
             world.limits.endpoints_per_slice = max;
-            world.nodes = nodes.filter(|_| nodes_known);
+            world.nodes = nodes;
             world.sync();
         }
         world.service = None;
         world.sync();
-        prop_assert!(world.slices.is_empty() && world.endpoints.is_none());
+        prop_assert!(world.slices.is_empty() && world.endpoints.is_none() && world.remembered.is_empty());
+    }
+
+    #[test]
+    fn topology_hints_converge_whatever_changes(
+        steps in vec((any_nodes(), vec((1..5_u8, prop::bool::weighted(0.8)), 2..30), 1..8_usize), 1..6),
+    ) {
+        let mut service = service("web", json!({}));
+        service.annotations.insert("service.kubernetes.io/topology-mode".into(), "Auto".into());
+        let mut world = World::new(service).only(SLICES);
+        for (nodes, places, max) in steps {
+            world.nodes = Some(nodes);
+            world.limits.endpoints_per_slice = max;
+            world.pods = pods(0, places.len());
+            for (pod, (node, ready)) in world.pods.iter_mut().zip(places) {
+                pod.node = Some(format!("n{node}").into());
+                pod.ready = ready;
+            }
+            let plan = world.sync();
+            let state = &plan.topology;
+            prop_assert_eq!(state.hinted.len() + state.refused.len(), 1);
+            let hinted: usize = state.hinted.values().flat_map(BTreeMap::values).sum();
+            let ready = world.pods.iter().filter(|pod| pod.ready).count();
+            prop_assert!(hinted == 0 || hinted == ready);
+        }
     }
 
     #[test]

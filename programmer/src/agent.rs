@@ -29,10 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    census::HealthPorts,
     cleanup,
+    events::{self, Events},
     feed::{Change, Receivers, Services, Slices},
     flags::Flags,
     health::Health,
+    health_ports::HealthPortServers,
     interfaces,
     lane::{Lane, Wiring},
     metrics::Metrics,
@@ -247,7 +250,8 @@ impl Agent {
         let slices = self.readiness.gate("EndpointSlices");
         // Rules do not wait for the Node for ever, so readiness does not either.
         let node = Readiness::default().gate("Node");
-        let (receivers, senders) = self.start_lanes(planes, &metrics);
+        let events = self.start_events(clients.write.clone());
+        let (receivers, senders) = self.start_lanes(planes, &metrics, &events);
         self.start_node_watch(senders, clients.read.clone(), node);
         self.start_feeds(&receivers, &clients.read, services, slices);
         self.wait().await
@@ -284,7 +288,34 @@ impl Agent {
             .spawn(async move { Ok(servers::serve(address, flag, routes, hard_fail, shutdown).await?) });
     }
 
-    fn start_lanes(&mut self, planes: Vec<Plane>, metrics: &Metrics) -> (Receivers, Audience) {
+    fn start_events(&mut self, client: Client) -> Events {
+        let (events, notices) = Events::new();
+        let delivery = events::deliver(notices, client, self.settings.node_name.clone());
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            shutdown.run_until_cancelled(delivery).await;
+            Ok(())
+        });
+        events
+    }
+
+    fn start_health_ports(&mut self, events: &Events) -> watch::Sender<HealthPorts> {
+        let (sender, wanted) = watch::channel(HealthPorts::default());
+        let servers = HealthPortServers::new(Arc::clone(&self.health), events.clone());
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            servers.follow(wanted, shutdown).await;
+            Ok(())
+        });
+        sender
+    }
+
+    fn start_lanes(
+        &mut self,
+        planes: Vec<Plane>,
+        metrics: &Metrics,
+        events: &Events,
+    ) -> (Receivers, Audience) {
         let (mut receivers, mut senders) = (Vec::new(), Vec::new());
         for Plane { family, tool, kernel } in planes {
             let (changes, waiting) = mpsc::channel(WAITING_CHANGES);
@@ -299,6 +330,7 @@ impl Agent {
                 min_sync_period: self.settings.min_sync_period,
                 gate: self.readiness.gate(format!("{family} rules")),
                 health: Arc::clone(&self.health),
+                health_ports: self.start_health_ports(events),
                 metrics: metrics.clone(),
             });
             let shutdown = self.shutdown.clone();

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
+    census::{Census, HealthPorts},
     engine::{Engine, Report, SyncError},
     feed::{Change, Kind},
     health::Health,
@@ -87,6 +88,8 @@ pub struct Wiring<N> {
     pub gate: Gate,
     /// What probes are told.
     pub health: Arc<Mutex<Health>>,
+    /// Where health check ports are published, after each success.
+    pub health_ports: watch::Sender<HealthPorts>,
     /// What is measured.
     pub metrics: Metrics,
 }
@@ -100,6 +103,8 @@ pub struct Lane<N> {
     dirty: BTreeSet<ServiceKey>,
     /// Absent before the first sync and while a job has it.
     engine: Option<Engine<N>>,
+    /// What is counted besides rules, as of the last sync's start.
+    census: Census,
     /// What the engine's rulebook is for.
     current: Option<Basis>,
     /// The next sync must be full, for this reason.
@@ -145,6 +150,7 @@ impl<N: Netfilter> Lane<N> {
             schedule: Schedule::new(wiring.min_sync_period),
             dirty: BTreeSet::new(),
             engine: None,
+            census: Census::default(),
             current: None,
             full: Some(Cause::Start),
             last_full: Instant::now(),
@@ -286,8 +292,10 @@ impl<N: Netfilter> Lane<N> {
         if self.current.as_ref().is_some_and(|current| *current != basis) {
             info!(family = %self.wiring.family, "what is known of our node changed; computing all rules anew");
             engine.rulebook.reconfigure(basis.config.clone(), basis.facts.clone(), &self.state);
+            self.census = Census::of(&self.state, &basis.facts);
         } else {
             engine.rulebook.refresh(&self.state, &dirty);
+            self.census.refresh(&self.state, &dirty, &basis.facts);
         }
         self.current = Some(basis);
         self.schedule.started();
@@ -330,7 +338,7 @@ impl<N: Netfilter> Lane<N> {
     }
 
     fn succeeded(&mut self, triggers: &FxHashMap<ServiceKey, Vec<Timestamp>>, report: &Report) {
-        let Wiring { family, metrics, health, gate, .. } = &self.wiring;
+        let Wiring { family, metrics, health, gate, health_ports, .. } = &self.wiring;
         let (family, now) = (*family, Timestamp::now());
         self.schedule.succeeded(Instant::now());
         health.lock().updated(family, now);
@@ -343,6 +351,10 @@ impl<N: Netfilter> Lane<N> {
         }
         for (table, rules) in &report.rules {
             metrics.observe_written(family, table_label(table.as_str()), *rules);
+        }
+        metrics.observe_stranded(family, self.census.stranded());
+        if let Some(Basis { config, facts }) = &self.current {
+            health_ports.send_replace(self.census.health_ports(config, facts));
         }
         if !gate.is_open() || gate.well() {
             info!(%family, "all rules are programmed");

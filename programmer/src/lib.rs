@@ -20,11 +20,14 @@
 //! * rules outlive the process.
 
 pub mod agent;
+pub mod census;
 pub mod cleanup;
 pub mod engine;
+pub mod events;
 pub mod feed;
 pub mod flags;
 pub mod health;
+pub mod health_ports;
 pub mod interfaces;
 pub mod lane;
 pub mod metrics;

@@ -13,6 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::census::Stranded;
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Label of metrics that each family has.
@@ -41,6 +43,13 @@ pub struct CodeLabels {
     code: &'static str,
 }
 
+/// Labels of Service ports that strand traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PolicyLabels {
+    traffic_policy: &'static str,
+    ip_family: &'static str,
+}
+
 /// All metrics of the node agent. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -54,6 +63,7 @@ pub struct Metrics {
     partial_restore_failures: Family<FamilyLabels, Counter>,
     rules: Family<TableLabels, Gauge>,
     rules_written: Family<TableLabels, Gauge>,
+    no_local_endpoints: Family<PolicyLabels, Gauge>,
     failures: Family<ReasonLabels, Counter>,
     full_syncs: Family<ReasonLabels, Counter>,
     repaired_chains: Family<FamilyLabels, Counter>,
@@ -94,6 +104,7 @@ impl Metrics {
             partial_restore_failures: Family::default(),
             rules: Family::default(),
             rules_written: Family::default(),
+            no_local_endpoints: Family::default(),
             failures: Family::default(),
             full_syncs: Family::default(),
             repaired_chains: Family::default(),
@@ -153,6 +164,12 @@ impl Metrics {
             name,
             "Number of iptables rules written by the proxy in the last sync",
             self.rules_written.clone(),
+        );
+        let name = "sync_proxy_rules_no_local_endpoints_total";
+        to.register(
+            name,
+            "Number of services with a Local traffic policy and no endpoints",
+            self.no_local_endpoints.clone(),
         );
         let name = "sync_proxy_rules_endpoint_changes_total";
         to.register(name, "Cumulative proxy rules Endpoint changes", self.endpoint_changes.clone());
@@ -227,6 +244,14 @@ impl Metrics {
     pub fn observe_written(&self, family: IpFamily, table: &'static str, written: usize) {
         let labels = TableLabels { table, ip_family: family.as_str() };
         self.rules_written.get_or_create(&labels).set(written.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// How many Service ports have a Local policy, and endpoints on other nodes only.
+    pub fn observe_stranded(&self, family: IpFamily, stranded: Stranded) {
+        for (traffic_policy, count) in [("internal", stranded.internal), ("external", stranded.external)] {
+            let labels = PolicyLabels { traffic_policy, ip_family: family.as_str() };
+            self.no_local_endpoints.get_or_create(&labels).set(count.try_into().unwrap_or(i64::MAX));
+        }
     }
 
     /// Time from a change in the cluster to its being programmed.

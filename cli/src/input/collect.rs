@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Objects, Problems, Source,
+    Condition, Objects, Problems, Source,
     document::{self, Document, Step},
     fields,
     problem::Problem,
@@ -176,8 +176,15 @@ impl Collection {
                 self.objects.services.insert(service.key.clone(), service);
             }
             "Pod" => {
+                let failing = Condition::failing(&value);
                 let pod: Pod = item.read::<PodObject>(value)?.into();
-                self.objects.pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
+                let key = (pod.namespace.clone(), pod.name.clone());
+                if failing.is_empty() {
+                    self.objects.failing.remove(&key);
+                } else {
+                    self.objects.failing.insert(key.clone(), failing);
+                }
+                self.objects.pods.insert(key, pod);
             }
             "Node" => {
                 let node: Node = item.read::<NodeObject>(value)?.into();

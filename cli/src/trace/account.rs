@@ -6,8 +6,8 @@
 use std::{collections::BTreeSet, fmt::Write as _, net::SocketAddr};
 
 use fairlead_compiler::{
-    Affinity, ChainName, Destination, Dump, Match, Origin, Outcome, Packet, Rule, Share, Table, Target,
-    Trace, wellknown,
+    Affinity, ChainName, Destination, Dump, Match, Origin, Outcome, Packet, Policy, Rule, Share, Table,
+    Target, Trace, wellknown,
 };
 use fairlead_objects::Family;
 
@@ -19,7 +19,7 @@ pub(super) fn text(dump: &Dump, packet: &Packet, node: &str, trace: &Trace) -> S
     let mut account = Account { dump, packet, trace, text: String::new() };
     account.packet(node);
     for (table, chain) in hooks(&packet.origin) {
-        account.chain(&table, &ChainName::from(chain), 0);
+        account.hook(&table, &ChainName::from(chain));
     }
     account.verdict();
     account.affinity();
@@ -69,40 +69,53 @@ impl Account<'_> {
         self.line(0, &format!("{source} to {to}/{protocol} ({family}) at {node}, {how}"));
     }
 
-    /// The rules of a chain that held, each followed by those of the chain that it leads to.
-    fn chain(&mut self, table: &Table, name: &ChainName, depth: usize) {
-        let dump = self.dump;
-        let trace = self.trace;
-        let held: BTreeSet<usize> = trace
-            .path
-            .iter()
-            .filter(|step| step.table == *table && step.chain == *name)
-            .map(|step| step.index)
-            .collect();
-        if held.is_empty() || depth > DEPTH {
-            return;
-        }
-        let indent = depth * 4;
-        if depth == 0 {
+    fn hook(&mut self, table: &Table, name: &ChainName) {
+        if !self.held(table, name).is_empty() {
             self.line(0, "");
+            self.line(0, &format!("{table} {name}"));
+            self.chain(table, name, 0, 2);
         }
-        self.line(indent, &format!("{table} {name}"));
+    }
+
+    /// The rules of a chain that held, each followed by those of the chain that it leads to.
+    fn chain(&mut self, table: &Table, name: &ChainName, depth: usize, indent: usize) {
+        let dump = self.dump;
+        let held = self.held(table, name);
+        let Some(last) = held.last().filter(|_| depth <= DEPTH) else { return };
+        let width = (last + 1).to_string().len();
         let rules = dump.chain(table, name.as_str()).map(|chain| &chain.rules);
-        for (index, rule) in held.into_iter().filter_map(|index| Some((index, rules?.get(index)?))) {
-            self.rule(name, index, rule, indent);
+        for (index, rule) in held.iter().filter_map(|index| Some((index, rules?.get(*index)?))) {
+            let comment = rule.comment.as_ref().map(|comment| format!("  # {comment}")).unwrap_or_default();
+            self.line(indent, &format!("{:>width$}  {}{comment}", index + 1, specification(rule)));
+            let below = indent + width + 2;
+            if let Some(remark) = self.remark(name, rule) {
+                self.line(below, &format!("=> {remark}"));
+            }
             if let Some(next) = rule.next_chain() {
-                self.chain(table, next, depth + 1);
+                self.next_chain(table, next, depth, below);
             }
         }
     }
 
-    fn rule(&mut self, chain: &ChainName, index: usize, rule: &Rule, indent: usize) {
-        let comment = rule.comment.as_ref().map(|comment| format!("  # {comment}")).unwrap_or_default();
-        let number = index + 1;
-        self.line(indent, &format!("{number:>4}  {}{comment}", specification(rule)));
-        if let Some(remark) = self.remark(chain, rule) {
-            self.line(indent + 6, &format!("=> {remark}"));
+    fn next_chain(&mut self, table: &Table, name: &ChainName, depth: usize, indent: usize) {
+        if self.held(table, name).is_empty() {
+            let rules = self.dump.chain(table, name.as_str()).map_or(0, |chain| chain.rules.len());
+            let nothing = match rules {
+                0 => "is empty".to_owned(),
+                1 => "its only rule does not hold".to_owned(),
+                rules => format!("none of its {rules} rules holds"),
+            };
+            self.line(indent, &format!("{name}: {nothing}"));
+        } else {
+            self.line(indent, name.as_str());
+            self.chain(table, name, depth + 1, indent + 2);
         }
+    }
+
+    /// Positions of the rules that held.
+    fn held(&self, table: &Table, name: &ChainName) -> BTreeSet<usize> {
+        let here = self.trace.path.iter().filter(|step| step.table == *table && step.chain == *name);
+        here.map(|step| step.index).collect()
     }
 
     fn remark(&self, chain: &ChainName, rule: &Rule) -> Option<String> {
@@ -110,12 +123,14 @@ impl Account<'_> {
             rule.matches.iter().any(|m| matches!(m, Match::Bpf(program) if program.is_same_address()));
         match &rule.target {
             Some(Target::Dnat(to)) => Some(match self.share_of(*to) {
-                Some(Share::ALL) => format!("the destination becomes {to}"),
-                Some(share) => format!("the destination becomes {to}, for {share} of the connections"),
-                None => format!("the destination becomes {to}"),
+                Some(share) if share != Share::ALL => {
+                    format!("the destination becomes {to}, for {share} of the connections")
+                }
+                _ => format!("the destination becomes {to}"),
             }),
+            Some(Target::Accept) if hairpin => Some("if the endpoint is the sender itself".to_owned()),
             Some(Target::SetMark(_)) if hairpin => {
-                Some("the endpoint is the sender itself: marked for masquerading".to_owned())
+                Some("if the endpoint is the sender itself: marked for masquerading".to_owned())
             }
             Some(Target::SetMark(_)) if chain.as_str() == wellknown::MARK_MASQ => {
                 Some("marked for masquerading".to_owned())
@@ -146,6 +161,7 @@ impl Account<'_> {
         let verdict = self.trace.outcome.as_str();
         self.line(0, "");
         self.line(0, &format!("verdict: {verdict} ({sentence})"));
+        self.policy();
         let targets = self.trace.targets.clone();
         let width = targets.iter().map(|target| target.probability.to_string().len()).max().unwrap_or(0);
         for target in &targets {
@@ -158,6 +174,27 @@ impl Account<'_> {
                 self.line(2, &format!("{share:<width$}  {}", outcome.as_str()));
             }
         }
+    }
+
+    /// A packet that no rule dropped was dropped at the end of a built-in chain.
+    fn policy(&mut self) {
+        let drops = |rule: &&Rule| matches!(rule.target, Some(Target::Drop));
+        let mut held = self
+            .trace
+            .path
+            .iter()
+            .filter_map(|step| self.dump.chain(&step.table, step.chain.as_str())?.rules.get(step.index));
+        if !self.trace.shares.contains_key(&Outcome::Dropped) || held.any(|rule| drops(&rule)) {
+            return;
+        }
+        let policies: Vec<String> = hooks(&self.packet.origin)
+            .into_iter()
+            .filter(|(table, name)| {
+                self.dump.chain(table, name).is_some_and(|chain| chain.policy == Some(Policy::Drop))
+            })
+            .map(|(table, name)| format!("{table} {name}"))
+            .collect();
+        self.line(2, &format!("by the policy DROP of {}", policies.join(" or ")));
     }
 
     fn target(&mut self, target: &Destination, width: usize) {

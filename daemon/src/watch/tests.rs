@@ -84,8 +84,18 @@ async fn list_without_an_end_falls_back_to_list_and_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_streamed_list_falls_back_after_a_second_try() {
-    let refusals = vec![Step::Refuse(422, "Invalid"), Step::Refuse(422, "Invalid"), Step::Hang];
+async fn streamed_list_that_is_switched_off_falls_back_at_once() {
+    let (mut events, asked, _gate) =
+        started(vec![vec![Step::Refuse(422, "Invalid"), Step::Hang], full_list()]);
+    let start = Instant::now();
+    until_synced(&mut events).await;
+    assert_eq!(strategies(&asked), [InitialListStrategy::StreamingList, InitialListStrategy::ListWatch]);
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn unclear_refusal_falls_back_after_a_second_try() {
+    let refusals = vec![Step::Refuse(404, "NotFound"), Step::Refuse(404, "NotFound"), Step::Hang];
     let (mut events, asked, _gate) = started(vec![refusals, full_list()]);
     until_synced(&mut events).await;
     assert_eq!(strategies(&asked), [InitialListStrategy::StreamingList, InitialListStrategy::ListWatch]);

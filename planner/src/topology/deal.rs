@@ -40,7 +40,7 @@ pub(super) fn settle(split: &Split, hands: &mut Vec<Hand>) -> ZoneCounts {
         let is_stable = deal(split, &dealt) == dealt;
         *hands = if is_stable { dealt } else { fresh };
     }
-    count(hands.iter().flat_map(|hand| &hand.seats))
+    count(hands)
 }
 
 fn order(hand: &Hand) -> Option<&(Vec<IpAddr>, String)> {
@@ -48,9 +48,9 @@ fn order(hand: &Hand) -> Option<&(Vec<IpAddr>, String)> {
 }
 
 /// Hints per zone.
-pub(super) fn count<'s>(seats: impl IntoIterator<Item = &'s Seat>) -> ZoneCounts {
+fn count(hands: &[Hand]) -> ZoneCounts {
     let mut counts = ZoneCounts::new();
-    for zone in seats.into_iter().flat_map(|seat| &seat.hints) {
+    for zone in hands.iter().flat_map(|hand| &hand.seats).flat_map(|seat| &seat.hints) {
         *counts.entry(Arc::clone(zone)).or_default() += 1;
     }
     counts
@@ -91,7 +91,7 @@ pub(super) fn kept(split: &Split, hand: &Hand, allocated: &ZoneCounts) -> Option
     if hand.seats.iter().any(|seat| seat.hints.is_empty()) {
         return None;
     }
-    let counts = count(&hand.seats);
+    let counts = count(std::slice::from_ref(hand));
     let fits = |(zone, count): (&Arc<str>, &usize)| {
         let others = allocated.get(zone).copied().unwrap_or(0);
         split.maximum(zone).is_some_and(|maximum| count + others <= maximum)

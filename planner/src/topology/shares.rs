@@ -18,7 +18,8 @@ pub struct ZoneShares(BTreeMap<Arc<str>, f64>);
 impl ZoneShares {
     /// Adds up the allocatable CPU of ready Nodes outside the control plane. `None` if there are fewer than two zones, or
     /// if one of those Nodes has no zone or no CPU: then no split would be fair.
-    pub fn of<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Option<Self> {
+    #[allow(single_use_lifetimes, reason = "inside `impl Trait` it cannot be left out")]
+    pub fn of<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> Option<Self> {
         let mut by_zone: BTreeMap<Arc<str>, u128> = BTreeMap::new();
         for node in nodes.into_iter().filter(|node| node.ready && !is_control_plane(node)) {
             let cpu = node.allocatable_cpu.as_deref().and_then(cpu::nano).filter(|cpu| *cpu > 0)?;

@@ -12,7 +12,8 @@ use fairlead_objects::{
     builders::{node, pod},
 };
 use fairlead_planner::{
-    Limits, NoNodes, Nodes, Parts, Plan, PlanInput, SlicePlan, Triggers, check, outcome, plan,
+    Limits, NoNodes, Nodes, Parts, Plan, PlanInput, Remembered, SlicePlan, Topology, Triggers, ZoneShares,
+    check, outcome, plan,
 };
 
 /// Everything around the Service `web`.
@@ -28,6 +29,8 @@ pub(crate) struct World {
     pub(crate) parts: Parts,
     pub(crate) limits: Limits,
     pub(crate) triggers: Triggers,
+    /// What the last plan that was executed remembers.
+    pub(crate) remembered: Remembered,
     pub(crate) writes: u64,
 }
 
@@ -45,6 +48,7 @@ impl World {
             parts: Parts::default(),
             limits: Limits::default(),
             triggers: Triggers::default(),
+            remembered: Remembered::default(),
             writes: 0,
         }
     }
@@ -89,6 +93,7 @@ impl World {
             .flat_map(|part| part.create.iter().chain(&part.update))
             .filter_map(|slice| slice.metadata.name.clone())
             .collect();
+        self.remembered.clone_from(&plan.topology);
         self.endpoints = left.endpoints;
         if let Some(endpoints) = &mut self.endpoints {
             self.writes += 1;
@@ -111,6 +116,7 @@ impl World {
             Some(nodes) => nodes,
             None => &NoNodes,
         };
+        let shares = self.shares();
         run(&PlanInput {
             key: &self.key,
             service: self.service.as_ref(),
@@ -122,7 +128,13 @@ impl World {
             parts: self.parts,
             limits: self.limits,
             triggers: self.triggers,
+            topology: Topology { shares: shares.as_ref(), remembered: Some(&self.remembered) },
         })
+    }
+
+    /// The shares of the zones of all Nodes.
+    pub(crate) fn shares(&self) -> Option<ZoneShares> {
+        ZoneShares::of(self.nodes.iter().flat_map(BTreeMap::values))
     }
 
     /// Sizes of all slices that exist, smallest first.

@@ -53,6 +53,7 @@ fn bench(model: &Arc<Model>) -> Bench {
         min_sync_period: Duration::ZERO,
         gate: readiness.gate("rules"),
         health: Arc::clone(&health),
+        health_ports: watch::channel(HealthPorts::default()).0,
         metrics: Registry::new().register(Metrics::register),
     });
     let shutdown = CancellationToken::new();

@@ -25,7 +25,12 @@ pub(crate) fn measure() -> Result<()> {
         .collect();
     let pods: Vec<Pod> = (0..PODS)
         .map(|i| {
-            pod(&format!("big-{i}"), "big", &format!("node{}", i % NODES), &format!("10.244.{}.{}", i / 250, i % 250 + 2))
+            pod(
+                &format!("big-{i}"),
+                "big",
+                &format!("node{}", i % NODES),
+                &format!("10.244.{}.{}", i / 250, i % 250 + 2),
+            )
         })
         .collect();
 

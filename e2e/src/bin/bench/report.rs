@@ -44,7 +44,16 @@ pub(crate) fn text(duration: Duration) -> String {
         s if s >= 1e-3 => (s * 1e3, "ms"),
         s => (s * 1e6, "us"),
     };
-    format!("{value:.prec$} {unit}", prec = if value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 })
+    format!(
+        "{value:.prec$} {unit}",
+        prec = if value >= 100.0 {
+            0
+        } else if value >= 10.0 {
+            1
+        } else {
+            2
+        }
+    )
 }
 
 /// Prints a heading and the head of a Markdown table.

@@ -35,7 +35,8 @@ pub(crate) fn service_of(i: usize, count: usize) -> Service {
 
 /// Its slice.
 pub(crate) fn slice_of(i: usize, endpoints: &[Ipv4Addr]) -> EndpointSlice {
-    let endpoints: Vec<_> = endpoints.iter().map(|ip| json!({"addresses": [ip], "nodeName": "node1"})).collect();
+    let endpoints: Vec<_> =
+        endpoints.iter().map(|ip| json!({"addresses": [ip], "nodeName": "node1"})).collect();
     object(json!({
         "metadata": {"namespace": "default", "name": format!("{}-slice", name(i)),
                      "labels": {"kubernetes.io/service-name": name(i)}},
