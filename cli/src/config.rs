@@ -5,15 +5,14 @@
 
 use std::{net::IpAddr, path::Path};
 
-use fairlead_objects::{parse_address, parse_network};
+use fairlead_objects::{
+    KubeProxyConfiguration, parse_address, parse_network,
+    proxy_configuration::{API_VERSION, DetectLocal as DetectLocalNames, KIND},
+};
 use ipnet::IpNet;
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::input::{Document, Problem, Problems, Source, Step};
-
-const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
-const KIND: &str = "KubeProxyConfiguration";
 
 /// Bits of a packet mark.
 const MARK_BITS: u8 = 32;
@@ -103,35 +102,6 @@ impl Default for Settings {
     }
 }
 
-/// The fields as they are written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct FileFields {
-    bind_address: Option<String>,
-    #[serde(rename = "clusterCIDR")]
-    cluster_cidr: Option<String>,
-    detect_local: Option<DetectLocalFields>,
-    detect_local_mode: Option<String>,
-    iptables: Option<IptablesFields>,
-    mode: Option<String>,
-    node_port_addresses: Option<Vec<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct DetectLocalFields {
-    bridge_interface: Option<String>,
-    interface_name_prefix: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct IptablesFields {
-    localhost_node_ports: Option<bool>,
-    masquerade_all: Option<bool>,
-    masquerade_bit: Option<u8>,
-}
-
 /// Reads a configuration file. Returns the settings and the warnings.
 pub(crate) fn read(path: &Path) -> anyhow::Result<(Settings, Vec<String>)> {
     let source = Source::read(path)?;
@@ -143,7 +113,7 @@ fn parse(source: &Source) -> Result<(Settings, Vec<String>), Vec<Problem>> {
     let value = document.parse().map_err(|problem| vec![problem])?;
     check_type(&document, &value).map_err(|problem| vec![problem])?;
     let mut warnings = not_applied(&source.name, &value);
-    let fields: FileFields = document.read(&[], value).map_err(|problem| vec![problem])?;
+    let fields: KubeProxyConfiguration = document.read(&[], value).map_err(|problem| vec![problem])?;
     if let Some(mode @ ("ipvs" | "nftables")) = fields.mode.as_deref() {
         warnings.push(format!("warning: {}: mode {mode} is read as iptables", source.name));
     }
@@ -206,21 +176,23 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn settings(&mut self, fields: FileFields) -> Settings {
+    fn settings(&mut self, fields: KubeProxyConfiguration) -> Settings {
         let defaults = Settings::default();
-        let iptables = fields.iptables.unwrap_or_default();
+        let iptables = fields.iptables;
         self.one_of("mode", fields.mode.as_deref(), &["", "iptables", "ipvs", "nftables"]);
-        let masquerade_bit = iptables.masquerade_bit.unwrap_or(defaults.masquerade_bit);
-        if masquerade_bit >= MARK_BITS {
-            let message = format!("found {masquerade_bit}, expected a number from 0 to {}", MARK_BITS - 1);
+        let bit = iptables.masquerade_bit.unwrap_or_else(|| defaults.masquerade_bit.into());
+        let masquerade_bit = u8::try_from(bit).ok().filter(|bit| *bit < MARK_BITS);
+        if masquerade_bit.is_none() {
+            let message = format!("found {bit}, expected a number from 0 to {}", MARK_BITS - 1);
             self.problem("iptables.masqueradeBit", message);
         }
+        let masquerade_bit = masquerade_bit.unwrap_or(defaults.masquerade_bit);
         Settings {
             bind_address: self.bind_address(fields.bind_address.as_deref()),
             detect_local: self.detect_local(
                 fields.detect_local_mode.as_deref(),
                 fields.cluster_cidr.as_deref(),
-                fields.detect_local.unwrap_or_default(),
+                fields.detect_local,
             ),
             localhost_node_ports: iptables.localhost_node_ports.unwrap_or(defaults.localhost_node_ports),
             masquerade_all: iptables.masquerade_all.unwrap_or(defaults.masquerade_all),
@@ -243,7 +215,7 @@ impl Reader<'_> {
         &mut self,
         mode: Option<&str>,
         cluster: Option<&str>,
-        by: DetectLocalFields,
+        by: DetectLocalNames,
     ) -> DetectLocal {
         const MODES: [&str; 5] = ["", "BridgeInterface", "ClusterCIDR", "InterfaceNamePrefix", "NodeCIDR"];
         self.one_of("detectLocalMode", mode, &MODES);

@@ -62,9 +62,14 @@ pub fn node(name: &str, ip: &str, zone: &str) -> Node {
 }
 
 /// Hand-made Endpoints in namespace `default`.
-#[allow(clippy::needless_pass_by_value, reason = "tests write `json!` in the call, as for the other builders")]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "tests write `json!` in the call, as for the other builders"
+)]
 pub fn endpoints(name: &str, subsets: Value) -> Endpoints {
-    object(json!({"metadata": {"namespace": "default", "name": name, "uid": format!("uid-ep-{name}")}, "subsets": subsets}))
+    object(
+        json!({"metadata": {"namespace": "default", "name": name, "uid": format!("uid-ep-{name}")}, "subsets": subsets}),
+    )
 }
 
 /// An IPv4 slice of a Service in namespace `default`: `endpoints` as (address, node, ready), port `http` as given.

@@ -39,7 +39,8 @@ pub use node::{Node, NodeObject};
 pub use pod::{ContainerPort, Phase, Pod, PodObject};
 pub use proxy_configuration::KubeProxyConfiguration;
 pub use service::{
-    ClusterIp, IngressIp, Protocol, Service, ServiceObject, ServicePort, ServiceType, TargetPort, TrafficPolicy,
+    ClusterIp, IngressIp, Protocol, Service, ServiceObject, ServicePort, ServiceType, TargetPort,
+    TrafficPolicy,
 };
 pub use slice::{AddressType, Conditions, Endpoint, EndpointSlice, ForName, Hints, SlicePort};
 

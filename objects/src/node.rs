@@ -94,10 +94,15 @@ impl From<NodeObject> for Node {
     fn from(object: NodeObject) -> Self {
         let NodeObject { metadata, spec, status } = object;
         let of_type = |kind: &'static str| {
-            status.addresses.iter().filter(move |a| a.kind == kind).filter_map(|a| parse_address(&a.address).ok())
+            status
+                .addresses
+                .iter()
+                .filter(move |a| a.kind == kind)
+                .filter_map(|a| parse_address(&a.address).ok())
         };
         let addresses = of_type("InternalIP").chain(of_type("ExternalIP")).collect();
-        let pod_cidrs = if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
+        let pod_cidrs =
+            if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
         Self {
             name: meta::text(metadata.name),
             labels: meta::label_map(metadata.labels),

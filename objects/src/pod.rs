@@ -137,7 +137,8 @@ impl From<PodObject> for Pod {
     fn from(object: PodObject) -> Self {
         let PodObject { metadata, spec, status } = object;
         let ready = status.conditions.into_iter().find(|condition| condition.kind == "Ready");
-        let sidecars = spec.init_containers.into_iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let sidecars =
+            spec.init_containers.into_iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
         let ports = spec.containers.into_iter().chain(sidecars).flat_map(|container| container.ports);
         Self {
             namespace: meta::namespace(metadata.namespace),

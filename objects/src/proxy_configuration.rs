@@ -220,7 +220,8 @@ impl KubeProxyConfiguration {
         for field in [min_sync_period, sync_period] {
             text(field, "0s");
         }
-        for field in [&mut self.ipvs.tcp_fin_timeout, &mut self.ipvs.tcp_timeout, &mut self.ipvs.udp_timeout] {
+        for field in [&mut self.ipvs.tcp_fin_timeout, &mut self.ipvs.tcp_timeout, &mut self.ipvs.udp_timeout]
+        {
             text(field, "0s");
         }
         self.nftables.masquerade_all.get_or_insert(false);
@@ -230,7 +231,8 @@ impl KubeProxyConfiguration {
         let windows = &mut self.winkernel;
         windows.enable_dsr.get_or_insert(false);
         windows.forward_health_check_vip.get_or_insert(false);
-        for field in [&mut windows.network_name, &mut windows.root_hns_endpoint_name, &mut windows.source_vip] {
+        for field in [&mut windows.network_name, &mut windows.root_hns_endpoint_name, &mut windows.source_vip]
+        {
             text(field, "");
         }
     }
@@ -306,9 +308,9 @@ impl Logging {
         text(&mut self.format, "text");
         self.flush_frequency.get_or_insert_with(|| Value::from("5s"));
         self.verbosity.get_or_insert(0);
-        self.options.get_or_insert_with(|| {
-            serde_json::json!({"json": {"infoBufferSize": "0"}, "text": {"infoBufferSize": "0"}})
-        });
+        self.options.get_or_insert_with(
+            || serde_json::json!({"json": {"infoBufferSize": "0"}, "text": {"infoBufferSize": "0"}}),
+        );
     }
 }
 
@@ -334,8 +336,10 @@ mod tests {
 
     #[test]
     fn ipv6_bind_address_moves_the_servers() {
-        let config =
-            KubeProxyConfiguration { bind_address: Some("::".to_owned()), ..KubeProxyConfiguration::default() };
+        let config = KubeProxyConfiguration {
+            bind_address: Some("::".to_owned()),
+            ..KubeProxyConfiguration::default()
+        };
         let config = config.with_defaults();
         assert_eq!(config.healthz_bind_address.as_deref(), Some("[::]:10256"));
         assert_eq!(config.metrics_bind_address.as_deref(), Some("[::1]:10249"));

@@ -330,7 +330,11 @@ impl From<ServiceObject> for Service {
                     })
                 })
                 .collect(),
-            source_ranges: spec.load_balancer_source_ranges.iter().filter_map(|r| parse_network(r).ok()).collect(),
+            source_ranges: spec
+                .load_balancer_source_ranges
+                .iter()
+                .filter_map(|r| parse_network(r).ok())
+                .collect(),
             external_policy: policy(spec.external_traffic_policy),
             internal_policy: policy(spec.internal_traffic_policy),
             health_check_node_port: spec.health_check_node_port.and_then(|p| p.try_into().ok()).unwrap_or(0),

@@ -3,7 +3,7 @@
 //! Invariants: whatever is missing on this host is told, in one line, before the API server is asked and before
 //! anything is written; the rules stay in place when the process ends, for whatever reason.
 
-use std::{fs, net::SocketAddr, sync::Arc};
+use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::Router;
 use fairlead_daemon::{
@@ -16,7 +16,7 @@ use fairlead_daemon::{
     shutdown,
     watch::{Event, watch as watch_all},
 };
-use fairlead_objects::{EndpointSlice, Family, NodeObject, ServiceObject, labels};
+use fairlead_objects::{EndpointSlice, Family, KubeProxyConfiguration, NodeObject, ServiceObject, labels};
 use futures::{Stream, StreamExt};
 use kube::{Api, Client};
 use kube_runtime::watcher;
@@ -31,13 +31,15 @@ use tracing::{error, info, warn};
 use crate::{
     census::HealthPorts,
     cleanup,
+    configuration::{ConfigurationError, ConfigurationFile},
     events::{self, Events},
     feed::{Change, Receivers, Services, Slices},
-    flags::Flags,
+    flags::{Flags, InapplicableFlags, WithoutEffect},
     health::Health,
     health_ports::HealthPortServers,
     interfaces,
     lane::{Lane, Wiring},
+    limits,
     metrics::Metrics,
     netfilter::{Features, Netfilter, Tool, ToolError, Variant, detect},
     node_watch::{Audience, NoPodNetworks, NodeWatch},
@@ -45,6 +47,7 @@ use crate::{
     servers,
     settings::Settings,
     sysctl,
+    validation::{self, Host, Source},
 };
 
 /// Changes that may wait for a sync loop before a watch has to wait; the loop takes them in at any time.
@@ -59,9 +62,25 @@ pub struct Command {
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
+    inapplicable: InapplicableFlags,
+    /// Filled in by [`Command::parse`].
+    #[arg(skip)]
+    without_effect: WithoutEffect,
+    #[command(flatten)]
     client: ClientFlags,
     #[command(flatten)]
     log: LogFlags,
+}
+
+impl Command {
+    /// Reads the command line; ends the process with a message if it cannot be read.
+    pub fn parse() -> Self {
+        let matches = <Self as clap::CommandFactory>::command().get_matches();
+        match <Self as clap::FromArgMatches>::from_arg_matches(&matches) {
+            Ok(command) => Self { without_effect: WithoutEffect::of(&matches), ..command },
+            Err(error) => error.exit(),
+        }
+    }
 }
 
 /// Why the node agent ended.
@@ -70,6 +89,12 @@ pub enum AgentError {
     /// Flags that cannot be used, one per line.
     #[error("{0}")]
     Flags(String),
+    /// The configuration file cannot be used.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    /// The configuration file says something else now. Whoever supervises us starts us again, as with kube-proxy.
+    #[error("the configuration {} changed: ending, to be started again with it", .0.display())]
+    ConfigurationChanged(PathBuf),
     /// The packet filter cannot be used.
     #[error("cannot use the packet filter")]
     Netfilter(#[source] ToolError),
@@ -78,7 +103,7 @@ pub enum AgentError {
     Client(#[from] ClientError),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals")]
-    Signals(#[source] std::io::Error),
+    Signals(#[source] io::Error),
     /// An address is taken, and `--bind-address-hard-fail` is set.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -88,6 +113,15 @@ pub enum AgentError {
     /// The configuration could not be printed.
     #[error("cannot print the configuration")]
     Dump(#[source] serde_json::Error),
+    /// The configuration could not be written.
+    #[error("cannot write the configuration to {}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Rules could not be removed; the log says which.
     #[error("{0} problems while removing rules")]
     Cleanup(usize),
@@ -99,7 +133,7 @@ pub enum AgentError {
 impl AgentError {
     /// Exit code: 2 for bad input, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Flags(_)) { 2 } else { 1 }
+        if matches!(self, Self::Flags(_) | Self::Configuration(_)) { 2 } else { 1 }
     }
 
     /// The error and its causes in one line (one line for each flag that is wrong).
@@ -111,24 +145,80 @@ impl AgentError {
     }
 }
 
+/// The settings, and where they come from.
+struct Configured {
+    settings: Settings,
+    /// With every value as it is used.
+    effective: KubeProxyConfiguration,
+    file: Option<ConfigurationFile>,
+}
+
+impl Configured {
+    fn of(command: &Command) -> Result<Self, AgentError> {
+        let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let Command { flags, without_effect, .. } = command;
+        let file = flags.config.as_deref().map(ConfigurationFile::read).transpose()?;
+        let (configuration, source) = match &file {
+            Some(file) => (file.configuration.clone(), Source::File(file.path.clone())),
+            None => (flags.configuration(), Source::Flags),
+        };
+        let host = Host { name: &host_name, override_name: flags.host_name(), variant: flags.variant() };
+        let settings = validation::settings(&configuration, &source, host).map_err(|problems| {
+            AgentError::Flags(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        })?;
+        if let Some(ConfigurationFile { path, warnings, .. }) = &file {
+            for warning in warnings {
+                warn!(file = %path.display(), "{warning}");
+            }
+        }
+        without_effect.warn();
+        if let (Some(mode), None) = (settings.unavailable_mode, &file) {
+            warn!("--proxy-mode {mode} is not implemented: running iptables");
+        }
+        Ok(Self { effective: settings.effective(&configuration), settings, file })
+    }
+
+    /// In JSON, which is YAML, too.
+    fn dump(&self) -> Result<String, AgentError> {
+        serde_json::to_string_pretty(&self.effective).map_err(AgentError::Dump)
+    }
+}
+
+impl WithoutEffect {
+    fn warn(&self) {
+        if !self.inapplicable.is_empty() {
+            warn!("these flags do not apply and have no effect: {}", self.inapplicable.join(", "));
+        }
+        if !self.overridden.is_empty() {
+            warn!("these flags have no effect together with --config: {}", self.overridden.join(", "));
+        }
+    }
+}
+
 /// Does what the command line says.
 pub async fn run(command: Command) -> Result<(), AgentError> {
     command.log.start().map_err(|error| AgentError::Flags(failure::chain(&error)))?;
-    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let settings = command.flags.validate(&host_name).map_err(|problems| {
-        AgentError::Flags(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
-    if command.flags.dump_config {
-        println!("{}", settings.dump().map_err(AgentError::Dump)?);
+    let configured = Configured::of(&command)?;
+    let Command { flags, client, .. } = command;
+    if flags.dump_config {
+        println!("{}", configured.dump()?);
         return Ok(());
     }
-    if command.flags.cleanup {
-        return clean_up(&settings).await;
+    if let Some(path) = flags.write_config_to {
+        let text = configured.dump()?;
+        return fs::write(&path, text).map_err(|source| AgentError::Write { path, source });
     }
-    if let Some(mode) = command.flags.unavailable_mode() {
-        warn!("--proxy-mode {mode} is not implemented: running iptables");
+    if flags.cleanup {
+        return clean_up(&configured.settings).await;
     }
-    serve(settings, &command.client).await
+    limits::apply(&configured.settings.conntrack);
+    if flags.init_only {
+        if configured.settings.localhost_node_ports {
+            enable_route_localnet();
+        }
+        return Ok(());
+    }
+    Box::pin(serve(configured, client)).await
 }
 
 /// Removes our rules from both families and both variants, as far as they are there.
@@ -162,7 +252,23 @@ struct Plane {
     kernel: Kernel,
 }
 
-async fn serve(settings: Settings, client: &ClientFlags) -> Result<(), AgentError> {
+/// With a configuration file, it says how to talk to the API server.
+fn connection(configured: &Configured, flags: ClientFlags) -> ClientFlags {
+    if configured.file.is_none() {
+        return flags;
+    }
+    let (qps, burst) = configured.settings.api_rate;
+    ClientFlags {
+        kubeconfig: configured.settings.kubeconfig.clone(),
+        master: flags.master,
+        kube_api_qps: qps.unwrap_or(flags.kube_api_qps),
+        kube_api_burst: burst.unwrap_or(flags.kube_api_burst),
+    }
+}
+
+async fn serve(configured: Configured, client: ClientFlags) -> Result<(), AgentError> {
+    let client = connection(&configured, client);
+    let Configured { settings, effective, file } = configured;
     let shutdown = shutdown::on_signal().map_err(AgentError::Signals)?;
     let tools = tools(&settings).await?;
     let clients = client.clients(USER_AGENT).await?;
@@ -171,7 +277,10 @@ async fn serve(settings: Settings, client: &ClientFlags) -> Result<(), AgentErro
     for (family, tool) in tools {
         planes.push(plane(family, tool, &settings).await);
     }
+    limits::set_oom_score(settings.oom_score_adj);
     let agent = Agent {
+        effective,
+        file,
         registry: Registry::new(),
         readiness: Readiness::default(),
         health: Arc::new(Mutex::new(Health::new(settings.sync_period))),
@@ -216,6 +325,10 @@ fn route_localnet(family: Family, settings: &Settings, kernel: Kernel) -> bool {
     if !basis(family, settings, kernel, None).config.localhost_node_ports_active(family) {
         return false;
     }
+    enable_route_localnet()
+}
+
+fn enable_route_localnet() -> bool {
     match sysctl::enable_route_localnet() {
         Ok(changed) => {
             if changed {
@@ -235,6 +348,8 @@ fn route_localnet(family: Family, settings: &Settings, kernel: Kernel) -> bool {
 
 struct Agent {
     settings: Settings,
+    effective: KubeProxyConfiguration,
+    file: Option<ConfigurationFile>,
     registry: Registry,
     readiness: Readiness,
     health: Arc<Mutex<Health>>,
@@ -246,6 +361,7 @@ impl Agent {
     async fn run(mut self, planes: Vec<Plane>, clients: &Clients) -> Result<(), AgentError> {
         let metrics = self.registry.register(Metrics::register);
         self.start_servers(&metrics);
+        self.start_file_watch();
         let services = self.readiness.gate("Services");
         let slices = self.readiness.gate("EndpointSlices");
         // Rules do not wait for the Node for ever, so readiness does not either.
@@ -278,8 +394,19 @@ impl Agent {
             let routes = servers::health_routes(&self.health, metrics, self.readiness.clone());
             self.start_server(address, "--healthz-bind-address", routes);
         }
-        let routes = servers::metrics_routes(self.registry.clone());
+        let routes = servers::metrics_routes(self.registry.clone(), &self.effective);
         self.start_server(self.settings.metrics_address, "--metrics-bind-address", routes);
+    }
+
+    fn start_file_watch(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            match shutdown.run_until_cancelled(file.changed()).await {
+                Some(()) => Err(AgentError::ConfigurationChanged(file.path)),
+                None => Ok(()),
+            }
+        });
     }
 
     fn start_server(&mut self, address: SocketAddr, flag: &'static str, routes: Router) {

@@ -17,7 +17,7 @@ use fairlead_objects::{
     proxy_configuration::{API_VERSION, KIND},
 };
 use serde_json::Value;
-use serde_saphyr::{DuplicateKeyPolicy, Options};
+use serde_saphyr::{Options, options::DuplicateKeyPolicy};
 
 /// Fields that do not apply: about other modes, other platforms, or kube-proxy's own internals.
 const INAPPLICABLE: &[&str] = &[
@@ -34,6 +34,8 @@ const INAPPLICABLE: &[&str] = &[
     "winkernel",
     "windowsRunAsService",
 ];
+/// Fields of another mode's block that apply if that mode is chosen.
+const TAKEN_OVER: &[&str] = &["masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod"];
 /// How often to look whether the file changed.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -131,8 +133,7 @@ impl ConfigurationFile {
 }
 
 fn options(lenient: bool) -> Options {
-    let duplicate_keys =
-        if lenient { DuplicateKeyPolicy::LastWins } else { DuplicateKeyPolicy::Error };
+    let duplicate_keys = if lenient { DuplicateKeyPolicy::LastWins } else { DuplicateKeyPolicy::Error };
     serde_saphyr::options! { with_snippet: false, duplicate_keys: duplicate_keys }
 }
 
@@ -143,15 +144,15 @@ fn first_line(text: &str) -> String {
 
 /// Warnings for fields that do not apply, and are set to something that kube-proxy would not assume anyway.
 fn inapplicable(file: &Value) -> Vec<String> {
-    let defaults = serde_json::to_value(KubeProxyConfiguration::default().with_defaults()).unwrap_or_default();
+    let defaults =
+        serde_json::to_value(KubeProxyConfiguration::default().with_defaults()).unwrap_or_default();
     let mode = file.get("mode").and_then(Value::as_str).unwrap_or_default();
     let mut fields = Vec::new();
     for path in INAPPLICABLE {
-        // The periods and the mark of the chosen mode are taken over.
-        if *path != mode {
-            add_changed(at(file, path), at(&defaults, path), path, &mut fields);
-        }
+        add_changed(at(file, path), at(&defaults, path), path, &mut fields);
     }
+    // Of the chosen mode.
+    fields.retain(|field| !TAKEN_OVER.iter().any(|taken| *field == format!("{mode}.{taken}")));
     let mut warnings = Vec::new();
     if !fields.is_empty() {
         warnings.push(format!("these fields do not apply and have no effect: {}", fields.join(", ")));

@@ -239,7 +239,8 @@ impl WithoutEffect {
         let mut overridden: Vec<String> = Vec::new();
         if matches.value_source("config").is_some() {
             // Groups of flags have ids, too, in CamelCase.
-            let of_kube_proxy = |id: &&&str| !WITH_CONFIG.contains(*id) && !id.starts_with(char::is_uppercase);
+            let of_kube_proxy =
+                |id: &&&str| !WITH_CONFIG.contains(*id) && !id.starts_with(char::is_uppercase);
             overridden = others.iter().filter(of_kube_proxy).map(flag).collect();
         }
         Self { inapplicable: inapplicable.iter().map(flag).collect(), overridden }

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use fairlead_programmer::agent::{self, Command};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match agent::run(Command::parse()).await {
+    match Box::pin(agent::run(Command::parse())).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.sentence().lines() {

@@ -18,7 +18,7 @@ use fairlead_daemon::{
     metrics::Metrics as Registry,
     readiness::Readiness,
 };
-use fairlead_objects::Timestamp;
+use fairlead_objects::{KubeProxyConfiguration, Timestamp};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -87,10 +87,13 @@ fn probed(probe: Probe, health: &Mutex<Health>, metrics: &Metrics) -> Response {
     }
 }
 
-/// Routes of the metrics server: `/metrics`, `/proxyMode`, and `/healthz`, which only says that it serves.
-pub fn metrics_routes(registry: Registry) -> Router {
+/// Routes of the metrics server: `/metrics`, `/configz`, `/proxyMode`, and `/healthz`, which only says that it serves.
+pub fn metrics_routes(registry: Registry, effective: &KubeProxyConfiguration) -> Router {
+    let configz = serde_json::json!({"kubeproxy.config.k8s.io": effective}).to_string();
+    let configz = any(move || std::future::ready(respond(StatusCode::OK, JSON, configz.clone())));
     let constant = |text: &'static str| any(move || std::future::ready(respond(StatusCode::OK, PLAIN, text)));
     admin::metrics_routes(registry)
+        .route("/configz", configz)
         .route("/proxyMode", constant("iptables"))
         .route("/healthz", constant("ok"))
         .route("/healthz/ping", constant("ok"))
@@ -170,11 +173,14 @@ mod tests {
     async fn metrics_server_names_the_mode() {
         let shutdown = CancellationToken::new();
         let address = free().await;
-        let routes = metrics_routes(Registry::new());
+        let effective = KubeProxyConfiguration::default().with_defaults();
+        let routes = metrics_routes(Registry::new(), &effective);
         let server = tokio::spawn(serve(address, "--metrics-bind-address", routes, true, shutdown.clone()));
         until_served(address).await;
         assert!(ask(address, "/proxyMode").await.ends_with("\r\n\r\niptables"));
         assert!(ask(address, "/healthz").await.ends_with("\r\n\r\nok"));
+        let configz = ask(address, "/configz").await;
+        assert!(configz.contains("\r\n\r\n{\"kubeproxy.config.k8s.io\":{\"apiVersion\":"), "{configz}");
         assert!(ask(address, "/metrics").await.contains("process_resident_memory_bytes"));
         shutdown.cancel();
         server.await.unwrap().unwrap();

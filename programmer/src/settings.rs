@@ -1,16 +1,16 @@
-//! The settings after validation, and how they are printed by `--dump-config`.
+//! The settings after validation, and how they look as a configuration (`--dump-config`, `/configz`).
 //!
 //! Invariant: a [`Settings`] is consistent; nothing that is checked here is checked again later.
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
-use ipnet::IpNet;
-use serde::Serialize;
-
 use fairlead_daemon::duration::GoDuration;
+use fairlead_objects::{KubeProxyConfiguration, proxy_configuration::Iptables};
+use ipnet::IpNet;
 
 use crate::netfilter::Variant;
 
@@ -36,8 +36,27 @@ pub enum NodePortAddresses {
     Primary,
 }
 
+/// Limits and timeouts of the kernel's connection tracking; what is `None` or 0 is left as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackSettings {
+    /// Connections per CPU; 0 leaves the kernel's limit as it is.
+    pub max_per_core: u32,
+    /// Connections whatever the number of CPUs.
+    pub min: u32,
+    /// Of idle TCP connections.
+    pub tcp_established: Option<Duration>,
+    /// Of TCP connections in CLOSE_WAIT.
+    pub tcp_close_wait: Option<Duration>,
+    /// Of UDP flows without an answer.
+    pub udp: Option<Duration>,
+    /// Of UDP flows with answers.
+    pub udp_stream: Option<Duration>,
+    /// Accept TCP packets outside the window.
+    pub tcp_be_liberal: bool,
+}
+
 /// Everything that can be set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Name of our Node; the host's name if not given.
     pub node_name: String,
@@ -63,99 +82,58 @@ pub struct Settings {
     pub detect_local: DetectLocal,
     /// Where node ports are served.
     pub node_port_addresses: NodePortAddresses,
+    /// What to set of connection tracking.
+    pub conntrack: ConntrackSettings,
+    /// How reluctant the kernel is to kill us.
+    pub oom_score_adj: i16,
+    /// The proxy mode that was asked for, if it is not the one that will run.
+    pub unavailable_mode: Option<&'static str>,
+    /// File with the address and credentials of the API server, if the configuration names one.
+    pub kubeconfig: Option<PathBuf>,
+    /// Requests per second on average, and at once, if the configuration limits them.
+    pub api_rate: (Option<f64>, Option<u32>),
     /// Variant of iptables, if forced.
     pub variant: Option<Variant>,
 }
 
 impl Settings {
-    /// The settings in the shape of a `KubeProxyConfiguration`, as JSON (which is YAML, too).
-    pub fn dump(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string_pretty(&Dump::from(self))
+    /// The configuration in force: `configuration`, from which the settings were made, with defaults filled in and
+    /// every value as it is used.
+    pub fn effective(&self, configuration: &KubeProxyConfiguration) -> KubeProxyConfiguration {
+        let mut effective = configuration.clone().with_defaults();
+        let duration = |duration| Some(go_text(duration));
+        effective.bind_address = Some(self.bind_address.to_string());
+        effective.healthz_bind_address =
+            Some(self.health_address.map(|address| address.to_string()).unwrap_or_default());
+        effective.metrics_bind_address = Some(self.metrics_address.to_string());
+        effective.hostname_override = Some(self.node_name.clone());
+        effective.mode = Some("iptables".to_owned());
+        effective.iptables = Iptables {
+            localhost_node_ports: Some(self.localhost_node_ports),
+            masquerade_all: Some(self.masquerade_all),
+            masquerade_bit: Some(self.masquerade_bit.into()),
+            min_sync_period: duration(self.min_sync_period),
+            sync_period: duration(self.sync_period),
+        };
+        let conntrack = &self.conntrack;
+        let timeout = |timeout: Option<Duration>| duration(timeout.unwrap_or_default());
+        effective.conntrack.tcp_established_timeout = timeout(conntrack.tcp_established);
+        effective.conntrack.tcp_close_wait_timeout = timeout(conntrack.tcp_close_wait);
+        effective.conntrack.udp_timeout = timeout(conntrack.udp);
+        effective.conntrack.udp_stream_timeout = timeout(conntrack.udp_stream);
+        effective
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Dump {
-    api_version: &'static str,
-    kind: &'static str,
-    hostname_override: String,
-    bind_address: String,
-    bind_address_hard_fail: bool,
-    healthz_bind_address: String,
-    metrics_bind_address: String,
-    #[serde(rename = "clusterCIDR")]
-    cluster_cidr: String,
-    detect_local_mode: &'static str,
-    detect_local: DumpDetectLocal,
-    iptables: DumpIptables,
-    mode: &'static str,
-    node_port_addresses: Vec<String>,
-}
-
-#[derive(Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DumpDetectLocal {
-    bridge_interface: String,
-    interface_name_prefix: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DumpIptables {
-    localhost_node_ports: bool,
-    masquerade_all: bool,
-    masquerade_bit: u8,
-    min_sync_period: String,
-    sync_period: String,
-}
-
-impl From<&Settings> for Dump {
-    fn from(settings: &Settings) -> Self {
-        let mut cluster_cidr = String::new();
-        let mut detect_local = DumpDetectLocal::default();
-        let detect_local_mode = match &settings.detect_local {
-            DetectLocal::ClusterCidr(networks) => {
-                cluster_cidr = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                "ClusterCIDR"
-            }
-            DetectLocal::NodeCidr => "NodeCIDR",
-            DetectLocal::Bridge(name) => {
-                detect_local.bridge_interface.clone_from(name);
-                "BridgeInterface"
-            }
-            DetectLocal::Prefix(prefix) => {
-                detect_local.interface_name_prefix.clone_from(prefix);
-                "InterfaceNamePrefix"
-            }
-        };
-        Self {
-            api_version: "kubeproxy.config.k8s.io/v1alpha1",
-            kind: "KubeProxyConfiguration",
-            hostname_override: settings.node_name.clone(),
-            bind_address: settings.bind_address.to_string(),
-            bind_address_hard_fail: settings.hard_fail,
-            healthz_bind_address: settings
-                .health_address
-                .map(|address| address.to_string())
-                .unwrap_or_default(),
-            metrics_bind_address: settings.metrics_address.to_string(),
-            cluster_cidr,
-            detect_local_mode,
-            detect_local,
-            iptables: DumpIptables {
-                localhost_node_ports: settings.localhost_node_ports,
-                masquerade_all: settings.masquerade_all,
-                masquerade_bit: settings.masquerade_bit,
-                min_sync_period: GoDuration(settings.min_sync_period).to_string(),
-                sync_period: GoDuration(settings.sync_period).to_string(),
-            },
-            mode: "iptables",
-            node_port_addresses: match &settings.node_port_addresses {
-                NodePortAddresses::Primary => vec!["primary".to_owned()],
-                NodePortAddresses::Networks(networks) => networks.iter().map(ToString::to_string).collect(),
-            },
-        }
+/// As Go prints durations: with minutes and seconds even where they are 0.
+fn go_text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        _ if duration.subsec_nanos() != 0 => GoDuration(duration).to_string(),
+        (0, 0) => format!("{rest}s"),
+        (0, minutes) => format!("{minutes}m{rest}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}s"),
     }
 }
 
@@ -179,6 +157,11 @@ pub(crate) mod testing {
             localhost_node_ports: true,
             detect_local: DetectLocal::ClusterCidr(Vec::new()),
             node_port_addresses: NodePortAddresses::Networks(Vec::new()),
+            conntrack: ConntrackSettings::default(),
+            oom_score_adj: 0,
+            unavailable_mode: None,
+            kubeconfig: None,
+            api_rate: (None, None),
             variant: None,
         }
     }

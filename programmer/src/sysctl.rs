@@ -21,6 +21,11 @@ pub fn conntrack_is_liberal() -> bool {
     get(Path::new(ROOT), TCP_BE_LIBERAL).is_ok_and(|value| value != "0")
 }
 
+/// Sets `net.netfilter.NAME`; whether that changed anything.
+pub fn set_conntrack(name: &str, value: u64) -> io::Result<bool> {
+    set(&Path::new(ROOT).join("net/netfilter"), name, &value.to_string())
+}
+
 /// Whether this network namespace has IPv6.
 pub fn ipv6_is_enabled() -> bool {
     Path::new("/proc/net/if_inet6").exists()

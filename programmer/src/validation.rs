@@ -12,8 +12,7 @@ use std::{
 
 use fairlead_daemon::duration::GoDuration;
 use fairlead_objects::{
-    Family, KubeProxyConfiguration,
-    parse_network,
+    Family, KubeProxyConfiguration, parse_network,
     proxy_configuration::{ClientConnection, Conntrack},
 };
 use ipnet::IpNet;
@@ -209,7 +208,7 @@ impl Check<'_> {
         address
     }
 
-    fn networks<'t>(&mut self, field: &str, texts: impl IntoIterator<Item = &'t str>) -> Vec<IpNet> {
+    fn networks(&mut self, field: &str, texts: &[&str]) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for text in texts {
             match parse_network(text) {
@@ -228,7 +227,8 @@ impl Check<'_> {
 
     /// As kube-proxy: the flag, the file, or the host's name, in lower case, without space around it.
     fn node_name(&mut self, configured: Option<&str>, host: Host<'_>) -> String {
-        let given = [host.override_name, configured].into_iter().flatten().find(|name| !name.trim().is_empty());
+        let given =
+            [host.override_name, configured].into_iter().flatten().find(|name| !name.trim().is_empty());
         let name = given.unwrap_or(host.name).trim().to_lowercase();
         if name.is_empty() {
             self.fail("hostnameOverride", "", "the name of a Node, because this host has no name");
@@ -255,7 +255,7 @@ impl Check<'_> {
         };
         let given = value.filter(|value| *self.source == Source::Flags || !value.is_empty());
         let parsed = given.and_then(|value| self.socket("metricsBindAddress", value, METRICS_PORT));
-        parsed.unwrap_or(SocketAddr::new(here, METRICS_PORT))
+        parsed.unwrap_or_else(|| SocketAddr::new(here, METRICS_PORT))
     }
 
     fn periods(&mut self, block: &ModeBlock<'_>) -> (Duration, Duration) {
@@ -265,7 +265,8 @@ impl Check<'_> {
             (format!("{}.syncPeriod", block.name), format!("{}.minSyncPeriod", block.name));
         let given = |text: Option<&str>| text.map(str::to_owned).filter(|text| !text.is_empty());
         let mut sync = given(block.sync_period).map_or(default, |text| self.duration(&sync_field, &text));
-        let min = given(block.min_sync_period).map_or(Duration::ZERO, |text| self.duration(&min_field, &text));
+        let min =
+            given(block.min_sync_period).map_or(Duration::ZERO, |text| self.duration(&min_field, &text));
         if self.problems.len() == before {
             if sync.is_zero() && *self.source != Source::Flags {
                 sync = default;
@@ -323,8 +324,8 @@ impl Check<'_> {
     }
 
     fn cluster_networks(&mut self, text: &str) -> Vec<IpNet> {
-        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-        let networks = self.networks("clusterCIDR", texts);
+        let texts: Vec<_> = text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+        let networks = self.networks("clusterCIDR", &texts);
         let of = |family| networks.iter().filter(|net| Family::of(net.addr()) == family).count();
         if of(Family::V4) > 1 || of(Family::V6) > 1 {
             self.fail("clusterCIDR", text, "at most one network of each family");
@@ -336,8 +337,8 @@ impl Check<'_> {
         match texts.unwrap_or_default() {
             [text] if text == "primary" => NodePortAddresses::Primary,
             texts => {
-                let texts = texts.iter().map(String::as_str);
-                NodePortAddresses::Networks(self.networks("nodePortAddresses", texts))
+                let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+                NodePortAddresses::Networks(self.networks("nodePortAddresses", &texts))
             }
         }
     }
@@ -365,7 +366,11 @@ impl Check<'_> {
                 &configured.tcp_established_timeout,
                 "24h",
             ),
-            tcp_close_wait: timeout("conntrack.tcpCloseWaitTimeout", &configured.tcp_close_wait_timeout, "1h"),
+            tcp_close_wait: timeout(
+                "conntrack.tcpCloseWaitTimeout",
+                &configured.tcp_close_wait_timeout,
+                "1h",
+            ),
             udp: timeout("conntrack.udpTimeout", &configured.udp_timeout, "0"),
             udp_stream: timeout("conntrack.udpStreamTimeout", &configured.udp_stream_timeout, "0"),
             tcp_be_liberal: configured.tcp_be_liberal.unwrap_or(false),

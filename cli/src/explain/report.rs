@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_objects::{
-    ClusterIp, Endpoint, EndpointAddress, EndpointSlice, Endpoints, Family, Protocol, Service, ServicePort,
-    ServiceType, SlicePort, TargetPort, TrafficPolicy, labels,
+    AddressType, ClusterIp, Endpoint, EndpointAddress, EndpointSlice, Endpoints, Family, Protocol, Service,
+    ServicePort, ServiceType, SlicePort, TargetPort, TrafficPolicy, labels,
 };
 use fairlead_planner::{EndpointsPlan, Level, Note, NoteKind, Plan, Subject};
 use serde::Serialize;
@@ -390,13 +390,15 @@ impl SliceReport {
             let name = name.map(|name| format!("{name}:")).unwrap_or_default();
             format!("{name}{number}/{}", port.protocol.unwrap_or_default())
         };
-        let address_type = slice
-            .address_type
-            .family()
-            .map_or_else(|| format!("{:?}", slice.address_type), |family| family.to_string());
+        let address_type = match &slice.address_type {
+            AddressType::IPv4 => "IPv4",
+            AddressType::IPv6 => "IPv6",
+            AddressType::Fqdn => "FQDN",
+            AddressType::Other(other) => other,
+        };
         Self {
             name: slice.metadata.name.clone().unwrap_or_default(),
-            address_type,
+            address_type: address_type.to_owned(),
             ports: slice.ports.iter().map(port).collect(),
             endpoints: slice.endpoints.len(),
             ready: standings(service, slice).filter(|standing| *standing == Standing::Serves).count(),

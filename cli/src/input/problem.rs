@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Problems that are printed; who mistakes a thing once often does so everywhere.
+const SHOWN: usize = 50;
+
 /// One thing that is wrong: file, document, line, object, field and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
@@ -42,12 +45,33 @@ pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
+        for (index, problem) in self.0.iter().take(SHOWN).enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}{problem}")?;
         }
-        Ok(())
+        let more = self.0.len().saturating_sub(SHOWN);
+        if more > 0 { write!(f, "\nand {more} more like these") } else { Ok(()) }
     }
 }
 
 impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_problems_is_cut_and_counted() {
+        let problem = Problem {
+            source: "f".to_owned(),
+            document: 1,
+            line: None,
+            subject: None,
+            field: String::new(),
+            message: "is bad".to_owned(),
+        };
+        let text = Problems(vec![problem; SHOWN + 7]).to_string();
+        assert_eq!(text.lines().count(), SHOWN + 1);
+        assert!(text.ends_with("and 7 more like these"));
+    }
+}

@@ -154,7 +154,7 @@ impl Account<'_> {
     fn verdict(&mut self) {
         let sentence = match self.trace.outcome {
             Outcome::Accepted => "reaches an endpoint",
-            Outcome::NoMatch => "no Service is concerned; the packet passes as it is",
+            Outcome::NoMatch => "no Service rewrites the packet; it passes as it is",
             Outcome::Rejected => "no endpoint is reached, and the client is told so",
             Outcome::Dropped => "no endpoint is reached, and the client hears nothing",
         };
@@ -163,15 +163,15 @@ impl Account<'_> {
         self.line(0, &format!("verdict: {verdict} ({sentence})"));
         self.policy();
         let targets = self.trace.targets.clone();
-        let width = targets.iter().map(|target| target.probability.to_string().len()).max().unwrap_or(0);
+        let width = targets.iter().map(|target| share(target.probability).len()).max().unwrap_or(0);
         for target in &targets {
             self.target(target, width);
         }
         if self.trace.shares.len() > 1 {
             let others: Vec<_> =
                 self.trace.shares.iter().filter(|(outcome, _)| **outcome != Outcome::Accepted).collect();
-            for (outcome, share) in others {
-                self.line(2, &format!("{share:<width$}  {}", outcome.as_str()));
+            for (outcome, part) in others {
+                self.line(2, &format!("{:<width$}  {}", share(*part), outcome.as_str()));
             }
         }
     }
@@ -204,7 +204,7 @@ impl Account<'_> {
         } else {
             format!("source stays {}", self.packet.source)
         };
-        let share = target.probability.to_string();
+        let share = share(target.probability);
         self.line(2, &format!("{share:<width$}  {to}, {source}"));
     }
 
@@ -236,6 +236,9 @@ impl Account<'_> {
 /// A rule without its comment; bytecode that we know is called by what it asks.
 fn specification(rule: &Rule) -> String {
     let mut text = Rule { comment: None, ..rule.clone() }.to_string();
+    if text.is_empty() {
+        return "(no condition, no target)".to_owned();
+    }
     for condition in &rule.matches {
         if let Match::Bpf(program) = condition
             && program.is_same_address()
@@ -244,6 +247,11 @@ fn specification(rule: &Rule) -> String {
         }
     }
     text
+}
+
+/// Of all connections.
+fn share(share: Share) -> String {
+    if share == Share::ALL { "all".to_owned() } else { share.to_string() }
 }
 
 fn random(rule: &Rule) -> Option<Share> {

@@ -8,7 +8,7 @@ use std::{
 
 const NAMES: &str = include_str!("names.txt");
 /// How many tests upstream has. The list may only grow, with upstream.
-const TOTAL: usize = 140;
+const TOTAL: usize = 150;
 
 /// One line of the list.
 struct Entry {
@@ -35,11 +35,11 @@ pub(crate) fn rows<T, const N: usize>(test: &str, rows: [T; N]) -> [T; N] {
     rows
 }
 
-/// Makes sure that a test has as many cases as upstream's (the larger one, where two have the same name).
+/// Makes sure that a test has as many cases as upstream's (one of them, where two have the same name).
 pub(crate) fn at_least(test: &str, cases: usize) {
     let all = entries();
-    let known = all.iter().filter(|entry| entry.name == test).map(|entry| entry.cases);
-    assert!(known.clone().min().is_some_and(|known| cases >= known), "{test}: {cases} of {known:?}");
+    let known: Vec<usize> = all.iter().filter(|entry| entry.name == test).map(|entry| entry.cases).collect();
+    assert!(known.iter().any(|known| cases >= *known), "{test}: {cases} of {known:?} cases");
 }
 
 /// All Rust sources below some folders.
