@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 pub mod lease;
+mod record;
 
 /// Whether this process may write, shared by all that write.
 #[derive(Debug, Default)]

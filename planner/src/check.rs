@@ -277,6 +277,7 @@ impl<'a> Checker<'a> {
     fn left_slices(&self, manager: &str) -> Vec<&'a EndpointSlice> {
         let ours = |slice: &&EndpointSlice| {
             slice.label(labels::SLICE_MANAGED_BY) == Some(manager)
+                && slice.label(labels::SERVICE_NAME) == Some(&*self.input.key.name)
                 && slice.metadata.deletion_timestamp.is_none()
         };
         self.left.slices.iter().filter(ours).collect()

@@ -130,6 +130,16 @@ mod tests {
         let set = PortSet::new([port(Some("a"), 1), port(None, 2)]);
         assert_eq!(set, PortSet::new([port(Some(""), 2), port(Some("a"), 1)]));
         assert_ne!(set, PortSet::new([port(Some("a"), 1)]));
-        assert_eq!(PortSet::new([]).key(), "b823fa277840572f948b7ebdb09f7a1d");
+    }
+
+    /// Upstream's test of that name: where Go has two kinds of empty list, there is one key.
+    #[test]
+    #[allow(non_snake_case, reason = "tests that upstream has, too, keep upstream's names")]
+    fn TestNewPortMapKey_NilVsEmptySlice() {
+        for ports in ["null", "[]"] {
+            let slice: fairlead_objects::EndpointSlice =
+                serde_json::from_str(&format!(r#"{{"addressType": "IPv4", "ports": {ports}}}"#)).unwrap();
+            assert_eq!(PortSet::new(slice.ports).key(), "b823fa277840572f948b7ebdb09f7a1d");
+        }
     }
 }

@@ -163,8 +163,10 @@ mod tests {
             .collect()
     }
 
+    /// Upstream's test of that name.
     #[test]
-    fn truncation_shares_the_capacity_as_upstream_does() {
+    #[allow(non_snake_case, reason = "tests that upstream has, too, keep upstream's names")]
+    fn TestTruncateEndpoints() {
         type Counts<'a> = (&'a [usize], &'a [usize]);
         let cases: [(Counts<'_>, Counts<'_>); 5] = [
             ((&[], &[]), (&[], &[])),

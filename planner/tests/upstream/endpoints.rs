@@ -422,7 +422,7 @@ fn TestSyncEndpointsAddDeletePorts() {
     for (step, (port_count, pod_count)) in [(1, 1), (2, 1), (2, 3), (1, 3), (3, 2), (0, 2), (1, 0), (1, 2)].into_iter().enumerate() {
         world.service_mut().ports = ports(port_count);
         world.pods = pods(1, pod_count);
-        assert!(!world.sync().is_empty(), "step {step} changes something");
+        world.sync();
         let found: Vec<_> =
             stored(&world).subsets.iter().map(|subset| (subset.ports.len(), subset.addresses.len())).collect();
         let expected = if port_count * pod_count == 0 { vec![] } else { vec![(port_count, pod_count)] };

@@ -66,6 +66,7 @@ fn tests() -> BTreeMap<String, usize> {
         let mut lines = source.lines().map(str::trim).peekable();
         while let Some(line) = lines.next() {
             let marked = line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            while marked && lines.next_if(|next| next.starts_with("#[")).is_some() {}
             let function = lines.peek().filter(|_| marked).and_then(|next| {
                 next.trim_start_matches("async ").strip_prefix("fn ")?.split_once('(').map(|(name, _)| name)
             });

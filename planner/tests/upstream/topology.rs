@@ -1,6 +1,6 @@
 //! Hints of topology mode `Auto`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use fairlead_objects::{Family, Node, builders::{node, service}};
 use fairlead_planner::{Plan, Remembered, Unhinted, ZoneCounts, ZoneShares};
@@ -37,10 +37,10 @@ fn world(zones: &[(&str, &str, usize)]) -> World {
 /// Hints as (zone of the endpoint, zone of the hint).
 fn hints(world: &World) -> Vec<(&str, &str)> {
     let endpoints = world.slices.iter().flat_map(|slice| &slice.endpoints);
-    let mut hints: Vec<(&Vec<String>, (&str, &str))> = endpoints
+    let mut hints: Vec<(IpAddr, (&str, &str))> = endpoints
         .filter_map(|endpoint| {
             let [zone] = &endpoint.hints.as_ref()?.for_zones[..] else { panic!("one zone") };
-            Some((&endpoint.addresses, (endpoint.zone.as_deref()?, &*zone.name)))
+            Some((endpoint.addresses[0].parse().unwrap(), (endpoint.zone.as_deref()?, &*zone.name)))
         })
         .collect();
     hints.sort();

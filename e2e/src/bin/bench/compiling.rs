@@ -31,7 +31,7 @@ pub(crate) fn measure() -> Result<()> {
         let document = render(&everything);
         let rendered = began.elapsed();
         let [p50, p99] = changes(count).cells();
-        row([
+        row(&[
             count.to_string(),
             text(compiled.percentile(50)),
             text(rendered),
@@ -53,7 +53,7 @@ fn changes(count: usize) -> Samples {
     let mut samples = Samples::default();
     for change in 0..CHANGES {
         let i = change * 37 % count;
-        let first = if change * 37 / count % 2 == 0 { OTHER_ENDPOINT } else { ENDPOINTS[0] };
+        let first = if (change * 37 / count).is_multiple_of(2) { OTHER_ENDPOINT } else { ENDPOINTS[0] };
         let slice = slice_of(i, &[first, ENDPOINTS[1]]);
         let began = Instant::now();
         state.set_slice(&slice);

@@ -35,7 +35,7 @@ pub(crate) fn measure() -> Result<()> {
             let through_service = send(&router, |i| (cluster_ip(i * 37 % count, count), 80))?;
             let [p50, p99] = through_service.cells();
             let [other_p50, other_p99] = send(&router, |_| (ENDPOINTS[0], ENDPOINT_PORT))?.cells();
-            row([variant.name().to_owned(), count.to_string(), p50, p99, other_p50, other_p99]);
+            row(&[variant.name().to_owned(), count.to_string(), p50, p99, other_p50, other_p99]);
         }
     }
     Ok(())
@@ -48,7 +48,7 @@ fn floor(variant: Variant) -> Result<()> {
                     *nat\n-A PREROUTING -d 203.0.113.1/32 -j ACCEPT\nCOMMIT\n";
     router.restore(document)?;
     let [p50, p99] = send(&router, |_| (ENDPOINTS[0], ENDPOINT_PORT))?.cells();
-    row([variant.name().to_owned(), "no rules".to_owned(), "-".to_owned(), "-".to_owned(), p50, p99]);
+    row(&[variant.name().to_owned(), "no rules".to_owned(), "-".to_owned(), "-".to_owned(), p50, p99]);
     Ok(())
 }
 

@@ -67,6 +67,6 @@ fn print(what: &str, input: &PlanInput<'_>) -> Result<()> {
         Ok::<(), Infallible>(())
     })?;
     let [p50, p99] = samples.cells();
-    row([what.to_owned(), p50, p99]);
+    row(&[what.to_owned(), p50, p99]);
     Ok(())
 }

@@ -24,7 +24,7 @@ pub(crate) fn measure() -> Result<()> {
         for count in SIZES {
             let (full, samples) = changes(variant, count)?;
             let [p50, p99] = samples.cells();
-            row([variant.name().to_owned(), count.to_string(), full, p50, p99]);
+            row(&[variant.name().to_owned(), count.to_string(), full, p50, p99]);
         }
     }
     Ok(())

@@ -62,6 +62,6 @@ pub(crate) fn heading(title: &str, columns: &[&str]) {
 }
 
 /// Prints one row.
-pub(crate) fn row<const N: usize>(cells: [String; N]) {
+pub(crate) fn row(cells: &[String]) {
     println!("| {} |", cells.join(" | "));
 }

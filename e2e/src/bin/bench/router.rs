@@ -40,7 +40,7 @@ const BATCH: usize = 500;
 /// The three hosts.
 pub(crate) struct Router {
     pub(crate) client: Netns,
-    pub(crate) router: Netns,
+    pub(crate) middle: Netns,
     pub(crate) server: Netns,
     variant: Variant,
     record: Record,
@@ -66,7 +66,7 @@ impl Router {
             "addr add 10.244.1.2/24 dev eth0\naddr add 10.244.1.3/24 dev eth0\naddr add 10.244.1.4/24 dev eth0\n\
              link set eth0 up\nroute add default via 10.244.1.1\n",
         )?;
-        Ok(Self { client, router, server, variant, record })
+        Ok(Self { client, middle: router, server, variant, record })
     }
 
     /// Loads everything of a delta, in batches, as the programmer does.
@@ -88,7 +88,7 @@ impl Router {
             .env("XTABLES_LOCKFILE", self.record.dir().join("xtables.lock"))
             .stdin(Stdio::piped())
             .stderr(Stdio::piped());
-        let output = self.router.run(|| -> std::io::Result<_> {
+        let output = self.middle.run(|| -> std::io::Result<_> {
             let mut child = command.spawn()?;
             if let Some(mut stdin) = child.stdin.take() {
                 stdin.write_all(document.as_bytes())?;
