@@ -4,6 +4,7 @@
 //! Markdown, for `docs/performance.md`. Build it with optimisation (`make bench`).
 
 mod compiling;
+mod controllers;
 mod first_packet;
 mod planning;
 mod programming;
@@ -23,7 +24,7 @@ const SIZES: [usize; 3] = [100, 1_000, 10_000];
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Args {
-    /// Only the parts whose name contains one of these words: plan, compile, program, first-packet.
+    /// Only the parts whose name contains one of these words: plan, compile, program, first-packet, controllers.
     parts: Vec<String>,
     /// Cargo passes this to benches; it means nothing here.
     #[arg(long, hide = true)]
@@ -32,11 +33,12 @@ struct Args {
 
 type Part = (&'static str, fn() -> Result<()>);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("plan", planning::measure),
     ("compile", compiling::measure),
     ("program", programming::measure),
     ("first-packet", first_packet::measure),
+    ("controllers", controllers::measure),
 ];
 
 fn main() -> ExitCode {

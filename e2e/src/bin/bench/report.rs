@@ -22,6 +22,10 @@ impl Samples {
         self.0.push(sample);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The sample below which `percent` of all lie.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
