@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use fairlead_daemon::failure;
 use fairlead_objects::ServiceKey;
-use fairlead_planner::{Note, NoteKind};
+use fairlead_planner::{Note, NoteKind, Parts, Unhinted};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube_runtime::events::{Event, EventType, Recorder, Reporter};
@@ -38,6 +38,16 @@ struct Message {
     reference: ObjectReference,
     reason: &'static str,
     note: String,
+    type_: EventType,
+}
+
+/// Uids of what Events are about.
+#[derive(Clone, Debug, Default)]
+pub struct Uids {
+    /// Of the Service.
+    pub service: Option<String>,
+    /// Of its Endpoints.
+    pub endpoints: Option<String>,
 }
 
 /// Takes Events and publishes them in the background.
@@ -45,8 +55,8 @@ struct Message {
 pub struct Events {
     sender: mpsc::Sender<Message>,
     metrics: Arc<Metrics>,
-    /// Sentences that were published for a Service's newest plan.
-    published: Mutex<FxHashMap<ServiceKey, Vec<String>>>,
+    /// What was published for a Service's newest plan of each part.
+    published: Mutex<FxHashMap<ServiceKey, Vec<(Part, String)>>>,
 }
 
 /// The receiving end of [`Events`], to be run as a task.
@@ -71,6 +81,16 @@ impl Events {
         reason: &'static str,
         note: String,
     ) {
+        self.publish(part, key, regarding, (EventType::Warning, reason, note));
+    }
+
+    fn publish(
+        &self,
+        part: Part,
+        key: &ServiceKey,
+        regarding: Regarding,
+        (type_, reason, note): (EventType, &'static str, String),
+    ) {
         let (kind, uid) = match regarding {
             Regarding::Service(uid) => ("Service", uid),
             Regarding::Endpoints(uid) => ("Endpoints", uid),
@@ -83,37 +103,72 @@ impl Events {
             uid,
             ..ObjectReference::default()
         };
-        if self.sender.try_send(Message { part, reference, reason, note }).is_err() {
+        if self.sender.try_send(Message { part, reference, reason, note, type_ }).is_err() {
             self.metrics.event_dropped();
         }
     }
 
-    /// Publishes those notes of a plan that upstream publishes, if the last plan did not have them.
-    pub fn noted(&self, key: &ServiceKey, notes: &[Note], endpoints_uid: Option<&str>) {
-        let upstream_s = |note: &&Note| {
-            matches!(note.kind, NoteKind::InvalidAddresses(_) | NoteKind::TooManyAddresses { .. })
-        };
-        let current: Vec<(&Note, String)> =
-            notes.iter().filter(upstream_s).map(|note| (note, note.to_string())).collect();
-        let sentences: Vec<String> = current.iter().map(|(_, sentence)| sentence.clone()).collect();
+    /// Publishes those notes of a plan that upstream publishes, if the last plan of that part did not have them. `parts` are
+    /// those that were planned.
+    pub fn noted(&self, key: &ServiceKey, parts: Parts, notes: &[Note], uids: &Uids) {
+        let current: Vec<(Part, String, &Note)> =
+            notes.iter().filter_map(|note| edge(note).map(|(part, edge)| (part, edge, note))).collect();
         let before = {
             let mut published = self.published.lock();
-            if sentences.is_empty() {
-                published.remove(key)
-            } else {
-                published.insert(key.clone(), sentences)
+            if current.is_empty() && !published.contains_key(key) {
+                return;
             }
-        }
-        .unwrap_or_default();
-        for (note, sentence) in current.into_iter().filter(|(_, sentence)| !before.contains(sentence)) {
-            let regarding = Regarding::Endpoints(endpoints_uid.map(str::to_owned));
-            self.warn(Part::Mirror, key, regarding, note.reason(), sentence);
+            let known = published.remove(key).unwrap_or_default();
+            let kept = known.iter().filter(|(part, _)| !part.is_in(parts)).cloned();
+            let new = current.iter().map(|(part, edge, _)| (*part, edge.clone()));
+            let now: Vec<(Part, String)> = kept.chain(new).collect();
+            if !now.is_empty() {
+                published.insert(key.clone(), now);
+            }
+            known
+        };
+        for (part, edge, note) in current {
+            if before.contains(&(part, edge)) {
+                continue;
+            }
+            let regarding = match part {
+                Part::Mirror => Regarding::Endpoints(uids.endpoints.clone()),
+                Part::Endpoints | Part::Slices => Regarding::Service(uids.service.clone()),
+            };
+            let type_ = match note.kind {
+                NoteKind::TopologyHintsEnabled(_) => EventType::Normal,
+                _ => EventType::Warning,
+            };
+            self.publish(part, key, regarding, (type_, note.reason(), note.to_string()));
         }
     }
 
     /// Nothing is known of a Service any more.
     pub fn forget(&self, key: &ServiceKey) {
         self.published.lock().remove(key);
+    }
+}
+
+/// Which part publishes a note, and what must differ from the last plan's for it to be news. `None` if upstream has no Event
+/// for it.
+fn edge(note: &Note) -> Option<(Part, String)> {
+    match &note.kind {
+        NoteKind::InvalidAddresses(_) | NoteKind::TooManyAddresses { .. } => {
+            Some((Part::Mirror, note.to_string()))
+        }
+        NoteKind::TopologyHintsEnabled(_) => Some((Part::Slices, note.to_string())),
+        // Upstream says so on each sync. The counts in the sentence change with every Pod; the kind of reason does not.
+        NoteKind::TopologyHintsDisabled { family, why } => {
+            let why = match why {
+                Unhinted::NotRequested => "not requested",
+                Unhinted::InsufficientNodes => "nodes",
+                Unhinted::InsufficientEndpoints { .. } => "endpoints",
+                Unhinted::MinimumsExceedTotal { .. } => "minimums",
+                Unhinted::EndpointWithoutZone => "zone",
+            };
+            Some((Part::Slices, format!("{} {family} {why}", note.reason())))
+        }
+        _ => None,
     }
 }
 
@@ -127,9 +182,9 @@ impl Publisher {
         };
         let recorders = Part::ALL.map(recorder);
         let mut failing = false;
-        while let Some(Message { part, reference, reason, note }) = self.receiver.recv().await {
+        while let Some(Message { part, reference, reason, note, type_ }) = self.receiver.recv().await {
             let event = Event {
-                type_: EventType::Warning,
+                type_,
                 reason: reason.to_owned(),
                 note: Some(note),
                 action: "Reconcile".to_owned(),
@@ -159,9 +214,11 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use fairlead_daemon::metrics::Metrics as Exposition;
+    use fairlead_objects::Family;
     use fairlead_planner::{Scope, Subject};
 
     use super::*;
+    use crate::part;
 
     fn events() -> (Events, Publisher) {
         Events::new(Arc::new(Metrics::new(&Exposition::new())))
@@ -177,7 +234,7 @@ mod tests {
         let (events, mut publisher) = events();
         let key = ServiceKey::new("default", "web");
         for notes in [&[note(1)][..], &[note(1)], &[], &[note(1)], &[note(2)]] {
-            events.noted(&key, notes, None);
+            events.noted(&key, Parts::default(), notes, &Uids::default());
         }
         let mut sentences = Vec::new();
         while let Ok(message) = publisher.receiver.try_recv() {
@@ -185,6 +242,42 @@ mod tests {
         }
         assert_eq!(sentences.len(), 3, "{sentences:?}");
         assert!(sentences[2].contains("2 invalid"), "{sentences:?}");
+    }
+
+    fn topology(kind: NoteKind) -> Note {
+        let subject = Subject::Service(ServiceKey::new("default", "web"));
+        Note { subject, scope: Scope::Slices(Family::V4), kind }
+    }
+
+    fn disabled(endpoints: usize) -> Note {
+        let why = Unhinted::InsufficientEndpoints { endpoints, zones: 3 };
+        topology(NoteKind::TopologyHintsDisabled { family: Family::V4, why })
+    }
+
+    fn reasons(publisher: &mut Publisher) -> Vec<(&'static str, EventType)> {
+        std::iter::from_fn(|| publisher.receiver.try_recv().ok()).map(|m| (m.reason, m.type_)).collect()
+    }
+
+    #[test]
+    fn hints_are_announced_on_edges_only_whatever_else_is_planned_in_between() {
+        let (events, mut publisher) = events();
+        let key = ServiceKey::new("default", "web");
+        let enabled = topology(NoteKind::TopologyHintsEnabled(Family::V4));
+        let slices = part::set([Part::Slices]);
+        let endpoints = part::set([Part::Endpoints]);
+        let uids = Uids::default();
+        events.noted(&key, slices, &[disabled(1)], &uids);
+        events.noted(&key, endpoints, &[], &uids);
+        events.noted(&key, slices, &[disabled(2)], &uids);
+        events.noted(&key, slices, &[enabled], &uids);
+        events.noted(&key, slices, &[], &uids);
+        events.noted(&key, slices, &[disabled(1)], &uids);
+        let expected = [
+            ("TopologyAwareHintsDisabled", EventType::Warning),
+            ("TopologyAwareHintsEnabled", EventType::Normal),
+            ("TopologyAwareHintsDisabled", EventType::Warning),
+        ];
+        assert_eq!(reasons(&mut publisher), expected);
     }
 
     #[test]

@@ -5,14 +5,14 @@
 //!
 //! Invariant: gauges over all Services are kept as sums that change with each plan; a scrape does not walk all Services.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fairlead_daemon::{
     failure::Class,
     metrics::{Counter, Metrics as Exposition},
     readiness::Readiness,
 };
-use fairlead_objects::ServiceKey;
+use fairlead_objects::{Family as AddressFamily, Service, ServiceKey};
 use fairlead_planner::{Note, SlicePlan};
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -23,15 +23,22 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 
 use crate::{
     index::{Index, Kind},
     part::Part,
-    queue::Queue,
+    queue::{Queue, Taken},
 };
 
 mod collector;
+mod slices;
+mod workqueue;
+
+pub(crate) use slices::changed_slices;
+use slices::{HintMetrics, SliceMetrics};
+pub use workqueue::Work;
+use workqueue::Workqueue;
 
 type Label = [(&'static str, &'static str); 1];
 type Labels = [(&'static str, &'static str); 2];
@@ -41,6 +48,14 @@ fn counts() -> Histogram {
     Histogram::new(exponential_buckets(2.0, 2.0, 15))
 }
 
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 15))
 }
@@ -48,7 +63,9 @@ fn seconds() -> Histogram {
 /// All metrics that are counted as things happen. The rest is read on each scrape.
 #[derive(Debug)]
 pub struct Metrics {
+    workqueue: Workqueue,
     slices: SliceMetrics,
+    hints: HintMetrics,
     mirror: SliceMetrics,
     mirror_updated: Histogram,
     mirror_skipped: Histogram,
@@ -63,85 +80,6 @@ pub struct Metrics {
     notes: Family<Label, Counter>,
     events_dropped: Counter,
     leader: Family<[(&'static str, String); 1], Gauge>,
-}
-
-/// Metrics that the slices and the mirrored slices both have.
-#[derive(Debug)]
-struct SliceMetrics {
-    added: Histogram,
-    removed: Histogram,
-    desired_endpoints: Gauge,
-    slices: Gauge,
-    desired_slices: Gauge,
-    changes: Family<Label, Counter>,
-    services: Mutex<FxHashMap<ServiceKey, [i64; 3]>>,
-}
-
-impl SliceMetrics {
-    fn register(registry: &mut Registry) -> Self {
-        let this = Self {
-            added: counts(),
-            removed: counts(),
-            desired_endpoints: Gauge::default(),
-            slices: Gauge::default(),
-            desired_slices: Gauge::default(),
-            changes: Family::default(),
-            services: Mutex::default(),
-        };
-        registry.register("endpoints_added_per_sync", "Endpoints added on each sync", this.added.clone());
-        registry.register(
-            "endpoints_removed_per_sync",
-            "Endpoints removed on each sync",
-            this.removed.clone(),
-        );
-        registry.register(
-            "endpoints_desired",
-            "Endpoints that there should be",
-            this.desired_endpoints.clone(),
-        );
-        registry.register("num_endpoint_slices", "EndpointSlices that there are", this.slices.clone());
-        registry.register(
-            "desired_endpoint_slices",
-            "EndpointSlices that there would be with perfect packing",
-            this.desired_slices.clone(),
-        );
-        registry.register("changes", "EndpointSlice changes by operation", this.changes.clone());
-        this
-    }
-
-    /// Replaces what is known of a Service by what its newest plan says.
-    fn planned(&self, key: &ServiceKey, plan: &SlicePlan, sync: bool) {
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let slices = plan.unchanged + plan.create.len() + plan.update.len();
-        let new = [count(plan.desired_endpoints), count(slices), count(plan.desired_slices)];
-        self.put(key, (new != [0; 3]).then_some(new));
-        if sync {
-            self.added.observe(f64::from(u32::try_from(plan.added).unwrap_or(u32::MAX)));
-            self.removed.observe(f64::from(u32::try_from(plan.removed).unwrap_or(u32::MAX)));
-        }
-    }
-
-    fn put(&self, key: &ServiceKey, new: Option<[i64; 3]>) {
-        let mut services = self.services.lock();
-        let old = match new {
-            Some(new) => services.insert(key.clone(), new),
-            None => services.remove(key),
-        };
-        let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
-        for (gauge, (old, new)) in [&self.desired_endpoints, &self.slices, &self.desired_slices]
-            .into_iter()
-            .zip(old.into_iter().zip(new))
-        {
-            gauge.inc_by(new - old);
-        }
-    }
-
-    fn forget_all(&self) {
-        self.services.lock().clear();
-        for gauge in [&self.desired_endpoints, &self.slices, &self.desired_slices] {
-            gauge.set(0);
-        }
-    }
 }
 
 /// How a part of a reconcile ended, in upstream's words.
@@ -182,6 +120,7 @@ impl Metrics {
     fn register(registry: &mut Registry) -> Self {
         let slices = registry.sub_registry_with_prefix("endpoint_slice_controller");
         let slice_metrics = SliceMetrics::register(slices);
+        let hints = HintMetrics::register(slices);
         let slice_syncs = Family::<Label, Counter>::default();
         slices.register("syncs", "EndpointSlice syncs by result", slice_syncs.clone());
 
@@ -193,7 +132,9 @@ impl Metrics {
         mirror.register("endpoints_sync_duration", "Duration of a sync in seconds", duration.clone());
 
         let this = Self {
+            workqueue: Workqueue::register(registry),
             slices: slice_metrics,
+            hints,
             mirror: mirror_metrics,
             mirror_updated: updated,
             mirror_skipped: skipped,
@@ -248,32 +189,54 @@ impl Metrics {
 
     /// Registers what is read on each scrape.
     pub fn observe(
+        &self,
         exposition: &Exposition,
         index: Arc<Mutex<Index>>,
         queue: Arc<Queue>,
         readiness: Readiness,
     ) {
-        let collector = collector::Collected { index, queue, readiness };
+        let collector = collector::Collected { index, queue, readiness, running: self.workqueue.running() };
         exposition.register(|registry| registry.register_collector(Box::new(collector)));
     }
 
-    /// What a plan says about the slices.
-    pub fn planned(&self, key: &ServiceKey, part: Part, plan: &SlicePlan) {
+    /// Work begins on what was taken from the queue; it ends when the result is dropped.
+    pub fn begin(&self, taken: &Taken, now: Instant) -> Work {
+        self.workqueue.begin(taken, now)
+    }
+
+    /// A part is going to be tried again.
+    pub fn retried(&self, part: Part) {
+        self.workqueue.retried(part);
+    }
+
+    /// What a plan says about the slices of a Service (`None` if it is gone).
+    pub fn planned(&self, key: &ServiceKey, service: Option<&Service>, part: Part, plan: &SlicePlan) {
         match part {
             Part::Endpoints => {}
-            Part::Slices => self.slices.planned(key, plan, plan.desired_slices > 0),
+            Part::Slices => {
+                self.slices.planned(key, plan);
+                self.hints.planned(key, service);
+                // Once per address type, as upstream.
+                plan.churn.values().for_each(|churn| self.slices.churned(churn.added, churn.removed));
+            }
             Part::Mirror => {
-                self.mirror.planned(key, plan, plan.desired_slices > 0);
+                self.mirror.planned(key, plan);
                 if plan.desired_slices > 0 {
-                    self.mirror_updated.observe(f64::from(u32::try_from(plan.updated).unwrap_or(u32::MAX)));
+                    self.mirror.churned(plan.added, plan.removed);
+                    self.mirror_updated.observe(float(plan.updated));
                 }
             }
         }
     }
 
+    /// So many slices of a Service were changed by one plan, by address type.
+    pub fn changed(&self, service: &Service, changed: &BTreeMap<AddressFamily, usize>) {
+        self.hints.wrote(service, changed);
+    }
+
     /// Addresses of Endpoints that were not mirrored.
     pub fn skipped(&self, addresses: usize) {
-        self.mirror_skipped.observe(f64::from(u32::try_from(addresses).unwrap_or(u32::MAX)));
+        self.mirror_skipped.observe(float(addresses));
     }
 
     /// One part of a reconcile ended.
@@ -330,6 +293,7 @@ impl Metrics {
     /// Nothing is known of a Service any more.
     pub fn forget(&self, key: &ServiceKey) {
         self.slices.put(key, None);
+        self.hints.planned(key, None);
         self.mirror.put(key, None);
     }
 
@@ -338,6 +302,7 @@ impl Metrics {
         self.leader.get_or_create(&[("name", lease.to_owned())]).set(i64::from(leads));
         if !leads {
             self.slices.forget_all();
+            self.hints.forget_all();
             self.mirror.forget_all();
         }
     }
@@ -356,7 +321,42 @@ fn resource(kind: Kind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use fairlead_objects::builders::{object, service};
+    use fairlead_planner::Parts;
+    use serde_json::json;
+
     use super::*;
+    use crate::queue::BatchPeriods;
+
+    /// Upstream's names and types (Kubernetes 1.36).
+    const UPSTREAM_S: [&str; 26] = [
+        "endpoint_slice_controller_endpoints_added_per_sync histogram",
+        "endpoint_slice_controller_endpoints_removed_per_sync histogram",
+        "endpoint_slice_controller_endpoints_desired gauge",
+        "endpoint_slice_controller_num_endpoint_slices gauge",
+        "endpoint_slice_controller_desired_endpoint_slices gauge",
+        "endpoint_slice_controller_changes counter",
+        "endpoint_slice_controller_endpointslices_changed_per_sync histogram",
+        "endpoint_slice_controller_syncs counter",
+        "endpoint_slice_controller_services_count_by_traffic_distribution gauge",
+        "endpoint_slice_mirroring_controller_endpoints_added_per_sync histogram",
+        "endpoint_slice_mirroring_controller_endpoints_updated_per_sync histogram",
+        "endpoint_slice_mirroring_controller_endpoints_removed_per_sync histogram",
+        "endpoint_slice_mirroring_controller_addresses_skipped_per_sync histogram",
+        "endpoint_slice_mirroring_controller_endpoints_sync_duration histogram",
+        "endpoint_slice_mirroring_controller_endpoints_desired gauge",
+        "endpoint_slice_mirroring_controller_num_endpoint_slices gauge",
+        "endpoint_slice_mirroring_controller_desired_endpoint_slices gauge",
+        "endpoint_slice_mirroring_controller_changes counter",
+        "workqueue_depth gauge",
+        "workqueue_adds_total counter",
+        "workqueue_queue_duration_seconds histogram",
+        "workqueue_work_duration_seconds histogram",
+        "workqueue_unfinished_work_seconds gauge",
+        "workqueue_longest_running_processor_seconds gauge",
+        "workqueue_retries_total counter",
+        "leader_election_master_status gauge",
+    ];
 
     fn line(exposition: &Exposition, name: &str) -> String {
         let text = exposition.encode().unwrap();
@@ -370,13 +370,62 @@ mod tests {
         let (web, api) = (ServiceKey::new("default", "web"), ServiceKey::new("default", "api"));
         let plan =
             |endpoints| SlicePlan { desired_endpoints: endpoints, desired_slices: 1, ..SlicePlan::default() };
-        metrics.planned(&web, Part::Slices, &plan(3));
-        metrics.planned(&api, Part::Slices, &plan(4));
-        metrics.planned(&web, Part::Slices, &plan(2));
+        metrics.planned(&web, None, Part::Slices, &plan(3));
+        metrics.planned(&api, None, Part::Slices, &plan(4));
+        metrics.planned(&web, None, Part::Slices, &plan(2));
         let name = "endpoint_slice_controller_endpoints_desired";
         assert_eq!(line(&exposition, name), format!("{name} 6"));
         metrics.forget(&api);
         assert_eq!(line(&exposition, name), format!("{name} 2"));
+    }
+
+    #[test]
+    fn services_are_counted_by_their_traffic_distribution_where_it_takes_effect() {
+        let exposition = Exposition::new();
+        let metrics = Metrics::new(&exposition);
+        let key = ServiceKey::new("default", "web");
+        let near = service("web", json!({"trafficDistribution": "PreferClose"}));
+        let mut auto = near.clone();
+        auto.annotations = object(json!({"service.kubernetes.io/topology-mode": "Auto"}));
+        let name = "endpoint_slice_controller_services_count_by_traffic_distribution";
+        for (service, count) in
+            [(Some(&near), 1), (Some(&near), 1), (Some(&auto), 0), (Some(&near), 1), (None, 0)]
+        {
+            metrics.planned(&key, service, Part::Slices, &SlicePlan::default());
+            assert_eq!(
+                line(&exposition, name),
+                format!("{name}{{traffic_distribution=\"PreferClose\"}} {count}")
+            );
+        }
+    }
+
+    #[test]
+    fn all_of_upstream_s_metrics_are_exposed_with_its_types() {
+        let exposition = Exposition::new();
+        let metrics = Arc::new(Metrics::new(&exposition));
+        let index = Arc::new(Mutex::new(Index::new(true)));
+        let (queue, _outlet) = Queue::new(Parts::default(), BatchPeriods::default());
+        metrics.observe(&exposition, index, Arc::new(queue), Readiness::default());
+        // Those with labels appear with their first value.
+        let near = service("web", json!({"trafficDistribution": "PreferClose"}));
+        metrics.planned(&near.key, Some(&near), Part::Slices, &SlicePlan::default());
+        metrics.changed(&near, &[(AddressFamily::V4, 1)].into());
+        metrics.wrote(Part::Slices, "create");
+        metrics.wrote(Part::Mirror, "create");
+        metrics.synced(Part::Slices, SyncResult::Success, Duration::ZERO);
+        metrics.led("lease", true);
+        let text = exposition.encode().unwrap();
+        let missing: Vec<&&str> =
+            UPSTREAM_S.iter().filter(|metric| !text.contains(&format!("# TYPE {metric}\n"))).collect();
+        assert_eq!(missing, Vec::<&&str>::new(), "in {text}");
+        for expected in [
+            "workqueue_depth{name=\"endpoint\"}",
+            "workqueue_depth{name=\"endpoint_slice\"}",
+            "workqueue_depth{name=\"endpoint_slice_mirroring\"}",
+            "endpoint_slice_controller_endpointslices_changed_per_sync_count{topology=\"Disabled\",traffic_distribution=\"PreferClose\"} 1",
+        ] {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
     }
 
     #[test]

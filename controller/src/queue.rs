@@ -8,7 +8,11 @@
 //! Invariants: a key that has a due part is in the Store (a trigger for a missing key would be lost). Before
 //! [`Queue::open`] nothing is reconciled: the Store is not ready.
 
-use std::{collections::hash_map, time::Duration};
+use std::{
+    collections::hash_map,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use fairlead_objects::ServiceKey;
 use fairlead_planner::Parts;
@@ -67,6 +71,7 @@ pub struct Queue {
     periods: BatchPeriods,
     triggers: UnboundedSender<ObjectRef<Primary>>,
     inner: Mutex<Inner>,
+    added: [AtomicU64; 3],
 }
 
 struct Inner {
@@ -99,9 +104,16 @@ pub struct Taken {
     pub parts: Parts,
     /// When the oldest change came in that made them due.
     pub since: Option<Instant>,
+    /// How long each part waited once it was due.
+    waited: [Option<Duration>; 3],
 }
 
 impl Taken {
+    /// The parts that were taken, with how long each waited once it was due.
+    pub fn waited(&self) -> impl Iterator<Item = (Part, Duration)> {
+        Part::ALL.into_iter().zip(self.waited).filter_map(|(part, waited)| Some((part, waited?)))
+    }
+
     /// Whether nothing was due.
     pub fn is_empty(&self) -> bool {
         Part::ALL.into_iter().all(|part| !part.is_in(self.parts))
@@ -115,7 +127,10 @@ impl Queue {
         store.apply_watcher_event(&Event::Init);
         let (sender, receiver) = unbounded();
         let inner = Mutex::new(Inner { keys: FxHashMap::default(), store, open: false });
-        (Self { parts, periods, triggers: sender, inner }, Outlet { store: reader, triggers: receiver })
+        (
+            Self { parts, periods, triggers: sender, inner, added: Default::default() },
+            Outlet { store: reader, triggers: receiver },
+        )
     }
 
     /// Lets the work begin: the index is complete.
@@ -138,7 +153,7 @@ impl Queue {
         for (key, cause) in dirty {
             let delay =
                 |part: Part| if part.is_in(self.parts) { self.periods.delay(part, cause) } else { None };
-            if inner.mark(&key, now, delay) {
+            if inner.mark(&key, now, delay, &self.added) {
                 self.trigger(&key);
             }
         }
@@ -157,18 +172,19 @@ impl Queue {
     /// Takes the parts of a key that are due.
     pub fn take(&self, key: &ServiceKey, now: Instant) -> Taken {
         let mut since: Option<Instant> = None;
-        let mut due = Vec::new();
+        let mut taken = Vec::new();
+        let mut waited = [None; 3];
         if let Some(slots) = self.inner.lock().keys.get_mut(key) {
             for (part, slot) in Part::ALL.into_iter().zip(slots) {
-                if slot.due.is_some_and(|due| due <= now) {
-                    slot.due = None;
+                if let Some(due) = slot.due.take_if(|due| *due <= now) {
+                    waited[part.index()] = Some(now - due);
                     let oldest = slot.since.take();
                     since = since.into_iter().chain(oldest).min();
-                    due.push(part);
+                    taken.push(part);
                 }
             }
         }
-        Taken { parts: part::set(due), since }
+        Taken { parts: part::set(taken), since, waited }
     }
 
     /// A part was dealt with.
@@ -220,13 +236,27 @@ impl Queue {
         true
     }
 
+    /// How many items were added, by part.
+    pub fn added(&self) -> [u64; 3] {
+        self.added.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// How many are due, by part.
+    pub fn ready(&self, now: Instant) -> [usize; 3] {
+        self.count(|slot| slot.due.is_some_and(|due| due <= now))
+    }
+
     /// How many parts are due or waiting, by part.
     pub fn depth(&self) -> [usize; 3] {
+        self.count(|slot| slot.due.is_some())
+    }
+
+    fn count(&self, counts: impl Fn(&Slot) -> bool) -> [usize; 3] {
         let inner = self.inner.lock();
         let mut depth = [0; 3];
         for slots in inner.keys.values() {
             for (count, slot) in depth.iter_mut().zip(slots) {
-                *count += usize::from(slot.due.is_some());
+                *count += usize::from(counts(slot));
             }
         }
         depth
@@ -248,13 +278,22 @@ impl Inner {
     }
 
     /// Returns whether the key is due earlier than before.
-    fn mark(&mut self, key: &ServiceKey, now: Instant, delay: impl Fn(Part) -> Option<Duration>) -> bool {
+    fn mark(
+        &mut self,
+        key: &ServiceKey,
+        now: Instant,
+        delay: impl Fn(Part) -> Option<Duration>,
+        added: &[AtomicU64; 3],
+    ) -> bool {
         let mut earlier = false;
         for part in Part::ALL {
             let Some(delay) = delay(part) else { continue };
             let slot = &mut self.slots(key)[part.index()];
             let due = now + delay;
             slot.since = slot.since.or(Some(now));
+            if slot.due.is_none() {
+                added[part.index()].fetch_add(1, Ordering::Relaxed);
+            }
             if slot.due.is_none_or(|known| due < known) {
                 slot.due = Some(due);
                 earlier = true;

@@ -6,20 +6,21 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use fairlead_objects::{Pod, ServiceKey, Timestamp};
+use fairlead_objects::{ObjectMeta, Pod, ServiceKey, Timestamp};
 use fairlead_planner::{
-    EndpointsPlan, Limits, Note, NoteKind, Parts, Plan, PlanInput, SlicePlan, TriggerTimes, Triggers,
+    EndpointsPlan, Limits, Note, NoteKind, Parts, Plan, PlanInput, Remembered, SlicePlan, Topology,
+    TriggerTimes, Triggers,
 };
 use kube_runtime::controller::Action;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    events::{Events, Regarding},
+    events::{Events, Regarding, Uids},
     execute::{Operation, WriteError, Writer},
     index::{Index, Snapshot},
     leadership::Leadership,
-    metrics::{Metrics, SyncResult},
+    metrics::{Metrics, SyncResult, changed_slices},
     part::Part,
     primary::Primary,
     queue::{Queue, Taken},
@@ -75,9 +76,11 @@ pub async fn reconcile(primary: Arc<Primary>, context: Arc<Context>) -> Result<A
     if taken.is_empty() {
         return Ok(context.next(&key));
     }
+    let work = context.metrics.begin(&taken, start);
     let Some(failures) = term.run_until_cancelled(context.sync(&key, taken)).await else {
         return Ok(Action::await_change());
     };
+    drop(work);
     let now = Instant::now();
     context
         .metrics
@@ -97,6 +100,7 @@ pub fn after_failure(primary: Arc<Primary>, failure: &Failure, context: Arc<Cont
     let now = Instant::now();
     for (part, error) in &failure.0 {
         let failures = context.queue.failed(&key, *part, error.retry_after, now);
+        context.metrics.retried(*part);
         if error.is_stale() && failures == 1 {
             tracing::debug!(service = %key, %part, "{error}; looking again");
             continue;
@@ -141,9 +145,10 @@ impl Context {
             snapshot = self.index.lock().snapshot(key);
         }
         let triggers = self.triggers(&snapshot, taken.parts);
-        let plan = self.plan(key, &snapshot, taken.parts, triggers);
-        self.note(key, &plan.notes, &snapshot);
-        let failures = self.execute(key, taken.parts, plan).await;
+        let mut plan = self.plan(key, &snapshot, taken.parts, triggers);
+        self.remember(key, std::mem::take(&mut plan.topology), &snapshot);
+        self.note(key, taken.parts, &plan.notes, &snapshot);
+        let failures = self.execute(key, taken.parts, plan, &snapshot).await;
         self.give_back(key, triggers, &failures);
         failures
     }
@@ -190,7 +195,10 @@ impl Context {
             parts,
             limits: self.limits,
             triggers,
-            topology: fairlead_planner::Topology::default(),
+            topology: Topology {
+                shares: snapshot.shares.as_deref(),
+                remembered: snapshot.remembered.as_deref(),
+            },
         };
         let plan = fairlead_planner::plan(&input);
         if cfg!(debug_assertions) {
@@ -201,26 +209,43 @@ impl Context {
         plan
     }
 
-    fn note(&self, key: &ServiceKey, notes: &[Note], snapshot: &Snapshot) {
-        self.metrics.noted(notes);
-        let uid = snapshot.endpoints.as_ref().and_then(|endpoints| endpoints.metadata.uid.as_deref());
-        self.events.noted(key, notes, uid);
-        for note in notes {
-            if let NoteKind::TooManyAddresses { skipped, .. } | NoteKind::InvalidAddresses(skipped) =
-                note.kind
-            {
-                self.metrics.skipped(skipped);
-            }
-            tracing::debug!(service = %key, "{note}");
+    /// What the plan wants the next one to know; most want nothing.
+    fn remember(&self, key: &ServiceKey, remembered: Remembered, snapshot: &Snapshot) {
+        if !remembered.is_empty() || snapshot.remembered.is_some() {
+            self.index.lock().remember(key, remembered);
         }
     }
 
-    async fn execute(&self, key: &ServiceKey, parts: Parts, plan: Plan) -> Vec<(Part, WriteError)> {
+    fn note(&self, key: &ServiceKey, parts: Parts, notes: &[Note], snapshot: &Snapshot) {
+        self.metrics.noted(notes);
+        let uid = |metadata: &ObjectMeta| metadata.uid.clone();
+        let endpoints = snapshot.endpoints.as_ref().and_then(|endpoints| uid(&endpoints.metadata));
+        let service = snapshot.service.as_ref().map(|service| service.uid.to_string());
+        self.events.noted(key, parts, notes, &Uids { service, endpoints });
+        for note in notes {
+            tracing::debug!(service = %key, "{note}");
+        }
+        if parts.mirror && snapshot.endpoints.is_some() {
+            let skipped = |note: &Note| match note.kind {
+                NoteKind::TooManyAddresses { skipped, .. } | NoteKind::InvalidAddresses(skipped) => skipped,
+                _ => 0,
+            };
+            self.metrics.skipped(notes.iter().map(skipped).max().unwrap_or_default());
+        }
+    }
+
+    async fn execute(
+        &self,
+        key: &ServiceKey,
+        parts: Parts,
+        plan: Plan,
+        snapshot: &Snapshot,
+    ) -> Vec<(Part, WriteError)> {
         let Plan { endpoints, slices, mirror, .. } = plan;
         let (endpoints, slices, mirror) = tokio::join!(
             self.execute_part(key, parts, Part::Endpoints, self.endpoints(key, endpoints)),
-            self.execute_part(key, parts, Part::Slices, self.slices(key, Part::Slices, slices)),
-            self.execute_part(key, parts, Part::Mirror, self.slices(key, Part::Mirror, mirror)),
+            self.execute_part(key, parts, Part::Slices, self.slices(key, Part::Slices, slices, snapshot)),
+            self.execute_part(key, parts, Part::Mirror, self.slices(key, Part::Mirror, mirror, snapshot)),
         );
         endpoints.into_iter().chain(slices).chain(mirror).collect()
     }
@@ -233,12 +258,25 @@ impl Context {
         Box::pin(self.writer.endpoints(key, plan)).await
     }
 
-    async fn slices(&self, key: &ServiceKey, part: Part, plan: SlicePlan) -> Result<(), WriteError> {
-        self.metrics.planned(key, part, &plan);
-        if plan.is_empty() {
-            return Ok(());
+    async fn slices(
+        &self,
+        key: &ServiceKey,
+        part: Part,
+        plan: SlicePlan,
+        snapshot: &Snapshot,
+    ) -> Result<(), WriteError> {
+        let service = snapshot.service.as_deref();
+        self.metrics.planned(key, service, part, &plan);
+        let service = service.filter(|_| part == Part::Slices);
+        let existing = snapshot.slices.iter().map(|slice| &**slice);
+        let changed = service.map(|service| (service, changed_slices(&plan, existing)));
+        if !plan.is_empty() {
+            Box::pin(self.writer.slices(key, part, plan)).await?;
         }
-        Box::pin(self.writer.slices(key, part, plan)).await
+        if let Some((service, changed)) = changed {
+            self.metrics.changed(service, &changed);
+        }
+        Ok(())
     }
 
     async fn execute_part(

@@ -24,7 +24,7 @@ use crate::{
     execute::Writer,
     flags::{Flags, Settings},
     index::{Index, Kind},
-    leadership::lease::{Change, Lease},
+    leadership::lease::{Change, Lease, Remote},
     metrics::Metrics,
     primary::Primary,
     queue::{Outlet, Queue},
@@ -52,7 +52,7 @@ pub async fn run(flags: Flags, settings: Settings) -> anyhow::Result<ExitCode> {
 struct Daemon {
     settings: Settings,
     clients: Clients,
-    lease: Option<(Lease, kube::Client)>,
+    lease: Option<(Lease, Remote)>,
     exposition: Exposition,
     readiness: Readiness,
     context: Arc<Context>,
@@ -71,7 +71,11 @@ impl Daemon {
                 identity: identity.clone(),
                 times,
             };
-            clients.impatient(times.request()).map(|client| (lease, client))
+            clients.impatient(times.request()).map(|client| {
+                let remote =
+                    Remote { api: kube::Api::namespaced(client, &lease.namespace), name: lease.name.clone() };
+                (lease, remote)
+            })
         });
         let exposition = Exposition::new();
         let readiness = Readiness::default();
@@ -80,7 +84,7 @@ impl Daemon {
         let index = Arc::new(Mutex::new(Index::new(nodes_watched)));
         let (queue, outlet) = Queue::new(settings.parts, settings.periods);
         let queue = Arc::new(queue);
-        Metrics::observe(&exposition, Arc::clone(&index), Arc::clone(&queue), readiness.clone());
+        metrics.observe(&exposition, Arc::clone(&index), Arc::clone(&queue), readiness.clone());
         let (events, publisher) = Events::new(Arc::clone(&metrics));
         let writer = Writer::new(
             clients.write.clone(),
@@ -178,7 +182,7 @@ async fn first_to_end<'a>(
 
 /// Takes part in the election, or leads at once without one.
 fn lead(
-    lease: Option<(Lease, kube::Client)>,
+    lease: Option<(Lease, Remote)>,
     readiness: &Readiness,
     context: &Arc<Context>,
     end: CancellationToken,
@@ -194,10 +198,10 @@ fn lead(
         Change::Lost => lost(&context, &name),
     };
     match lease {
-        Some((lease, client)) => {
+        Some((lease, remote)) => {
             let gate = readiness.gate("lease");
             tracing::info!(%lease, identity = lease.identity, "taking part in leader election");
-            tokio::spawn(lease.keep(client, gate, end, report))
+            tokio::spawn(lease.keep(remote, gate, end, report))
         }
         None => tokio::spawn(async move {
             report(Change::Won);
@@ -219,6 +223,7 @@ fn won(context: &Context, lease: &str) {
 fn lost(context: &Context, lease: &str) {
     if context.leadership.lose() {
         context.metrics.led(lease, false);
+        context.index.lock().forget_plans();
         tracing::info!("not leading any more");
     }
 }

@@ -9,11 +9,12 @@ use axum::http::{HeaderValue, Uri, header::USER_AGENT};
 use clap::Args;
 use kube::{
     Client, Config,
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::Serialize;
 
-use crate::{failure, throttle::Throttle};
+use crate::{failure, pace::PaceLayer, throttle::Throttle};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,7 +89,7 @@ pub enum ClientError {
 #[derive(Clone)]
 pub struct Clients {
     config: Config,
-    /// For lists and watches.
+    /// For lists and watches. A watch that the server closes again and again is resumed at a growing distance.
     pub read: Client,
     /// For writes. Its callers set their own timeouts, and go through a [`Throttle`] first.
     pub write: Client,
@@ -103,7 +104,7 @@ impl ClientFlags {
         if let Ok(agent) = HeaderValue::from_str(agent) {
             config.headers.push((USER_AGENT, agent));
         }
-        let read = client(config.clone())?;
+        let read = paced(config.clone())?;
         let write = client(config.clone())?;
         Ok(Clients { config, read, write })
     }
@@ -150,7 +151,19 @@ impl Clients {
 
 fn client(config: Config) -> Result<Client, ClientError> {
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|error| ClientError::Setup { server, reason: failure::sentence(&error) })
+    let builder = ClientBuilder::try_from(config).map_err(|error| unusable(server, &error))?;
+    Ok(builder.build())
+}
+
+/// A client that does not resume watches in a busy loop.
+fn paced(config: Config) -> Result<Client, ClientError> {
+    let server = config.cluster_url.to_string();
+    let builder = ClientBuilder::try_from(config).map_err(|error| unusable(server, &error))?;
+    Ok(builder.with_layer(&PaceLayer).build())
+}
+
+fn unusable(server: String, error: &kube::Error) -> ClientError {
+    ClientError::Setup { server, reason: failure::sentence(error) }
 }
 
 async fn from_file(path: &PathBuf) -> Result<Config, ClientError> {

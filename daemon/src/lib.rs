@@ -18,6 +18,7 @@ pub mod duration;
 pub mod failure;
 pub mod logging;
 pub mod metrics;
+mod pace;
 mod process;
 pub mod readiness;
 pub mod shutdown;

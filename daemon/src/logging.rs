@@ -1,8 +1,10 @@
 //! Logs: levels and format by flag or environment, to standard error.
 //!
+//! Colours are for terminals, and for those who have not asked for none (https://no-color.org).
+//!
 //! Invariant: only [`LogFlags::start`] touches the process-wide subscriber, once.
 
-use std::io::IsTerminal as _;
+use std::{ffi::OsString, io::IsTerminal as _};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -10,7 +12,7 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 /// What is not logged of libraries when the filter is one plain level: their errors about requests that are retried are
 /// repeated by us in plain words, once per change instead of once per attempt.
-const QUIET: [&str; 3] = ["kube_runtime=off", "kube_client=off", "kube_lease_manager=off"];
+const QUIET: [&str; 2] = ["kube_runtime=off", "kube_client=off"];
 
 /// Flags of logging.
 #[derive(Args, Clone, Debug, Serialize)]
@@ -62,9 +64,9 @@ impl LogFlags {
         let filter = self.filter()?;
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
-            // Colours are for terminals.
             LogFormat::Text => {
-                builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+                let coloured = colours(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR"));
+                builder.with_target(false).with_ansi(coloured).try_init()
             }
             LogFormat::Json => builder.json().flatten_event(true).try_init(),
         }
@@ -86,9 +88,21 @@ impl LogFlags {
     }
 }
 
+/// Whether to write colours: to a terminal, unless `NO_COLOR` is set to anything but an empty text.
+fn colours(is_terminal: bool, no_color: Option<OsString>) -> bool {
+    is_terminal && no_color.is_none_or(|value| value.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_unless_they_are_declined() {
+        assert!(colours(true, None) && colours(true, Some(OsString::new())));
+        assert!(!colours(true, Some("1".into())));
+        assert!(!colours(false, None) && !colours(false, Some("1".into())));
+    }
 
     fn flags(filter: &str) -> LogFlags {
         LogFlags { log_level: filter.to_owned(), log_format: LogFormat::Text }

@@ -3,12 +3,15 @@
 //! Invariants: dropping a bed removes all of it. The bed plays the parts that a real cluster has beside the programs
 //! under test: scheduler, kubelet and the Deployment controller.
 
+mod client;
 mod pods;
+mod rules;
+mod tracing;
 mod traffic;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr},
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -26,15 +29,18 @@ use crate::{
     network::Network,
     pki,
     plan::{Families, Node},
-    pod::Pod,
-    probe::Client,
+    pod::{self, Pod},
     processes::{self, Process, Start},
-    programs::{Controller, Make, Place, Programmer},
+    programs::{Controller, Make, Place, Programmer, Variant},
     record::Record,
     servers::{Protocol, Server},
     tools::Tools,
     wait,
 };
+
+pub use client::Client;
+pub use tracing::Agreement;
+use tracing::Tracer;
 
 /// How long a change may take from the API to the kernel before a test gives up on it.
 pub const SETTLE: Duration = Duration::from_secs(20);
@@ -52,11 +58,15 @@ pub struct Options {
     pub controller: Make,
     /// Whose programmer [`Bed::start_programs`] starts on each node.
     pub programmer: Make,
+    /// The nodes' iptables.
+    pub variant: Variant,
+    /// Whether etcd holds objects as JSON, for people to read, and not as protocol buffers.
+    pub readable_storage: bool,
 }
 
 impl Options {
     /// Two nodes, IPv4. `FAIRLEAD_CONTROLLER=genuine` and `FAIRLEAD_PROGRAMMER=genuine` replace one of our programs by
-    /// the one it stands in for.
+    /// the one it stands in for, `FAIRLEAD_IPTABLES=legacy` gives the nodes the older iptables.
     pub fn from_env() -> Result<Self> {
         Ok(Self {
             nodes: 2,
@@ -64,6 +74,8 @@ impl Options {
             controllers: BASE_CONTROLLERS.to_owned(),
             controller: Make::from_env("FAIRLEAD_CONTROLLER")?,
             programmer: Make::from_env("FAIRLEAD_PROGRAMMER")?,
+            variant: Variant::from_env()?,
+            readable_storage: false,
         })
     }
 }
@@ -71,7 +83,7 @@ impl Options {
 /// Where a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From<'a> {
-    /// In a Pod of the namespace `default`.
+    /// In a Pod, by its name or `namespace/name`.
     Pod(&'a str),
     /// On the n-th node, from 1.
     Node(u8),
@@ -86,6 +98,7 @@ pub enum From<'a> {
 #[derive(Debug)]
 struct External {
     address: Ipv4Addr,
+    ports: Vec<u16>,
     netns: Arc<Netns>,
     #[expect(dead_code, reason = "servers answer as long as somebody holds them")]
     servers: Vec<Server>,
@@ -102,6 +115,8 @@ pub struct Bed {
     pods: BTreeMap<(String, String), Pod>,
     last_addresses: BTreeMap<u8, u8>,
     externals: Vec<External>,
+    outside_routes: BTreeMap<IpAddr, u8>,
+    tracer: Tracer,
     control_plane: ControlPlane,
     network: Network,
     plan: Vec<Node>,
@@ -117,12 +132,14 @@ impl Bed {
         let record = Record::open()?;
         let plan: Vec<Node> = (1..=options.nodes).map(Node::new).collect();
         let network = Network::build(&record, &plan).context("building the network")?;
-        let control_plane = ControlPlane::start(
+        let json = if options.readable_storage { "json" } else { "vnd.kubernetes.protobuf" };
+        let control_plane = ControlPlane::start_storing(
             &record,
             &network.control_plane,
             &tools,
             options.families,
             &options.controllers,
+            &format!("application/{json}"),
         )
         .context("starting the control plane")?;
         let bed = Self {
@@ -132,6 +149,8 @@ impl Bed {
             pods: BTreeMap::new(),
             last_addresses: BTreeMap::new(),
             externals: Vec::new(),
+            outside_routes: BTreeMap::new(),
+            tracer: Tracer::default(),
             control_plane,
             network,
             plan,
@@ -222,7 +241,7 @@ impl Bed {
         args: &[String],
         env: &[(&str, String)],
     ) -> Result<Process> {
-        let namespace = self.client(from)?.namespace();
+        let namespace = self.netns(from)?;
         Process::start(&self.record, namespace, &Start { name, program, args, env })
     }
 
@@ -233,9 +252,25 @@ impl Bed {
 
     /// Runs kubectl on the control plane's host.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_from(From::ControlPlane, args)
+    }
+
+    /// Runs kubectl anywhere, with all rights. It asks the control plane's host unless `args` name another `--server`.
+    pub fn kubectl_from(&self, from: From<'_>, args: &[&str]) -> Result<String> {
         let mut command = Command::new(self.tools.program("kubectl"));
         command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.record.dir()).args(args);
-        self.network.control_plane.output(&mut command)
+        for proxy in processes::PROXIES {
+            command.env_remove(proxy);
+        }
+        self.netns(from)?.output(&mut command)
+    }
+
+    /// Writes the addresses of a load balancer into a Service's status.
+    pub fn set_ingress(&self, service: &str, ips: &[IpAddr]) -> Result<()> {
+        let (namespace, name) = pod::split(service);
+        let ingress: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        let status = json!({"loadBalancer": {"ingress": ingress}});
+        self.kubernetes().merge_status("Service", namespace, name, status).map(drop)
     }
 
     /// An identity's kubeconfig.
@@ -268,9 +303,9 @@ impl Bed {
         self.network.nodes.get(usize::from(number) - 1).with_context(|| format!("no node {number}"))
     }
 
-    /// A client somewhere.
-    pub fn client(&self, from: From<'_>) -> Result<Client<'_>> {
-        Ok(Client::new(match from {
+    /// Where a client is.
+    fn netns(&self, from: From<'_>) -> Result<&Netns> {
+        Ok(match from {
             From::Pod(name) => &self.pod(name)?.netns,
             From::Node(number) => self.node_netns(number)?,
             From::Outside => &self.network.outside,
@@ -279,7 +314,18 @@ impl Bed {
                 &found.with_context(|| format!("no server at {address}"))?.netns
             }
             From::ControlPlane => &self.network.control_plane,
-        }))
+        })
+    }
+
+    /// Gives the client outside a route: packets for `address` go to the n-th node, as those of a load balancer do.
+    /// It goes with [`Bed::reset`].
+    pub fn route_outside(&mut self, address: IpAddr, node: u8) -> Result<()> {
+        let via = self.node(node)?.addresses;
+        let (via, length): (IpAddr, u8) =
+            if address.is_ipv4() { (via.v4.into(), 32) } else { (via.v6.into(), 128) };
+        self.network.outside.ip(&format!("route replace {address}/{length} via {via}\n"))?;
+        self.outside_routes.insert(address, node);
+        Ok(())
     }
 
     /// A server outside the cluster, at an address that nodes and Pods have a route to.
@@ -293,7 +339,7 @@ impl Bed {
                 servers.push(Server::start(&netns, &address.to_string(), protocol, at)?);
             }
         }
-        self.externals.push(External { address, netns, servers });
+        self.externals.push(External { address, ports: ports.to_vec(), netns, servers });
         Ok(())
     }
 
@@ -306,82 +352,48 @@ impl Bed {
         Ok(())
     }
 
-    /// Removes all Pods, Deployments, Services, Endpoints and EndpointSlices of the namespace `default` but the API
-    /// server's own, and waits until they are gone.
+    /// Removes all Pods, Deployments, Services, Endpoints and EndpointSlices but the API server's own, and waits until
+    /// they are gone. Namespaces stay.
     pub fn reset(&mut self) -> Result<()> {
         for (_, pod) in std::mem::take(&mut self.pods) {
             self.end_pod(&pod)?;
         }
         let kinds = ["Deployment", "Service", "Endpoints", "EndpointSlice", "Pod"];
-        wait::until_ok("the namespace `default` to be empty", SETTLE, || {
+        wait::until_ok("the namespaces to be empty", SETTLE, || {
             let mut left = Vec::new();
             for kind in kinds {
-                for name in self.names(kind)? {
-                    self.kubernetes().delete(kind, "default", &name, 0)?;
-                    left.push(format!("{kind} {name}"));
+                for (namespace, name) in self.named(kind, "")? {
+                    self.kubernetes().delete(kind, &namespace, &name, 0)?;
+                    left.push(format!("{kind} {namespace}/{name}"));
                 }
             }
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
         })?;
+        for (address, _) in std::mem::take(&mut self.outside_routes) {
+            self.network.outside.ip(&format!("route del {address}\n"))?;
+        }
         // Nor do connections of one case meet those of the next.
-        self.network
-            .nodes
-            .iter()
-            .try_for_each(|node| node.output(Command::new("conntrack").arg("-F")).map(drop))
+        for node in &self.network.nodes {
+            for family in ["ipv4", "ipv6"] {
+                node.output(Command::new("conntrack").args(["-F", "-f", family]))?;
+            }
+        }
+        Ok(())
     }
 
     /// The names of the objects of a kind in the namespace `default`, without the API server's own.
     pub fn names(&self, kind: &str) -> Result<Vec<String>> {
-        let objects: Vec<Value> = self.kubernetes().list(kind, "default", "")?;
-        let names = objects.iter().filter_map(|object| object.pointer("/metadata/name")?.as_str());
-        Ok(names.filter(|name| *name != "kubernetes").map(str::to_owned).collect())
+        Ok(self.named(kind, "default")?.into_iter().map(|(_, name)| name).collect())
     }
 
-    /// The lines of the n-th node's `iptables-save --counters` that mention `word`.
-    pub fn rules_about(&self, node: u8, word: &str) -> Result<Vec<String>> {
-        let saved = self.node_netns(node)?.output(Command::new("iptables-save").arg("--counters"))?;
-        Ok(saved.lines().filter(|line| line.contains(word)).map(str::to_owned).collect())
-    }
-
-    /// The rules of the n-th node by `table chain`, in order and without counters. Built-in chains without rules are
-    /// left out: whether they are listed depends on whether anybody ever looked at their table. The rules of those that
-    /// have some are sorted: which jump stands above which depends on who came last.
-    pub fn rules(&self, node: u8) -> Result<BTreeMap<String, Vec<String>>> {
-        let mut table = String::new();
-        let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut own = BTreeSet::new();
-        for line in self.rules_about(node, "")? {
-            if let Some(name) = line.strip_prefix('*') {
-                name.clone_into(&mut table);
-            } else if let Some((_, rule)) = line.split_once("] -A ") {
-                let (chain, rule) = rule.split_once(' ').unwrap_or((rule, ""));
-                chains.entry(format!("{table} {chain}")).or_default().push(rule.to_owned());
-            } else if let Some((chain, _)) = line.split_once(" - [") {
-                let chain = format!("{table} {}", chain.trim_start_matches(':'));
-                own.insert(chain.clone());
-                chains.entry(chain).or_default();
-            }
-        }
-        for (_, rules) in chains.iter_mut().filter(|(chain, _)| !own.contains(*chain)) {
-            rules.sort();
-        }
-        Ok(chains)
-    }
-
-    /// Fails when the rules of the n-th node are not these any more, and says which differ.
-    pub fn check_rules(&self, node: u8, before: &BTreeMap<String, Vec<String>>) -> Result<()> {
-        let now = self.rules(node)?;
-        let differ = now.keys().chain(before.keys()).filter(|chain| now.get(*chain) != before.get(*chain));
-        let differ: BTreeSet<&String> = differ.collect();
-        let show =
-            |chain: &&String| format!("{chain}: was {:?}, is {:?}", before.get(*chain), now.get(*chain));
-        ensure!(
-            differ.is_empty(),
-            "other rules:\n{}",
-            differ.iter().map(show).collect::<Vec<_>>().join("\n")
-        );
-        Ok(())
+    /// Namespaces and names of the objects of a kind, without the API server's own.
+    fn named(&self, kind: &str, namespace: &str) -> Result<Vec<(String, String)>> {
+        let objects: Vec<Value> = self.kubernetes().list(kind, namespace, "")?;
+        let text = |object: &Value, field: &str| Some(object["metadata"][field].as_str()?.to_owned());
+        let names =
+            objects.iter().filter_map(|object| Some((text(object, "namespace")?, text(object, "name")?)));
+        Ok(names.filter(|(namespace, name)| (&**namespace, &**name) != ("default", "kubernetes")).collect())
     }
 
     /// The ends of the logs of the programs under test, and the last lines of the others.
@@ -404,6 +416,7 @@ impl Bed {
             tools: &self.tools,
             pki: &self.control_plane.pki,
             families: self.options.families,
+            variant: self.options.variant,
         }
     }
 }

@@ -49,11 +49,30 @@ impl ControlPlane {
         families: Families,
         controllers: &str,
     ) -> Result<Self> {
+        Self::start_storing(
+            record,
+            namespace,
+            tools,
+            families,
+            controllers,
+            "application/vnd.kubernetes.protobuf",
+        )
+    }
+
+    /// As [`ControlPlane::start`]; the API server stores objects as `media_type`.
+    pub fn start_storing(
+        record: &Record,
+        namespace: &Arc<Netns>,
+        tools: &Tools,
+        families: Families,
+        controllers: &str,
+        media_type: &str,
+    ) -> Result<Self> {
         let etcd = start_etcd(record, namespace, tools)?;
         let addresses = plan::control_plane();
         let names = [[127, 0, 0, 1].into(), plan::KUBERNETES_SERVICE.into(), addresses.v6.into()];
         let pki = Pki::make(&record.dir().join("pki"), addresses.v4.into(), &names)?;
-        let api_server = start_api_server(record, namespace, tools, families, &pki)?;
+        let api_server = start_api_server(record, namespace, tools, families, &pki, media_type)?;
         let admin = fs::read_to_string(pki.kubeconfig(pki::ADMIN))?;
         let kubernetes = Kubernetes::connect(namespace, &admin)?;
         let mut running = [etcd, api_server];
@@ -91,6 +110,7 @@ fn start_api_server(
     tools: &Tools,
     families: Families,
     pki: &Pki,
+    media_type: &str,
 ) -> Result<Process> {
     let file = |name: &str| pki.path(name).display().to_string();
     let args = flags(&[
@@ -104,6 +124,7 @@ fn start_api_server(
         ("service-account-issuer", "https://kubernetes.default.svc".into()),
         ("service-account-key-file", file("service-accounts.pub")),
         ("service-account-signing-key-file", file("service-accounts.key")),
+        ("storage-media-type", media_type.into()),
         ("authorization-mode", "Node,RBAC".into()),
         // No controller makes ServiceAccounts here, and no kubelet mounts their tokens.
         ("disable-admission-plugins", "ServiceAccount".into()),

@@ -21,15 +21,26 @@ pub fn check(shares: &BTreeMap<String, u64>, expected: &[&str]) -> anyhow::Resul
 }
 
 /// The probability that a fair draw gives shares at least as uneven as these.
-#[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
+#[expect(clippy::cast_precision_loss, reason = "a few servers")]
 pub fn p_value(counts: &[u64]) -> f64 {
-    let total: u64 = counts.iter().sum();
-    if counts.len() < 2 || total == 0 {
+    let share = 1.0 / counts.len() as f64;
+    p_value_of(&counts.iter().map(|&count| (count, share)).collect::<Vec<_>>())
+}
+
+/// The probability that a draw in which each end has a known share (above 0, 1 in all) gives counts at least as far
+/// from these shares. Meaningful from about five expected hits for each.
+#[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
+pub fn p_value_of(counts_and_shares: &[(u64, f64)]) -> f64 {
+    let total: u64 = counts_and_shares.iter().map(|(count, _)| count).sum();
+    if counts_and_shares.len() < 2 || total == 0 {
         return 1.0;
     }
-    let expected = total as f64 / counts.len() as f64;
-    let statistic: f64 = counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum();
-    upper_gamma((counts.len() - 1) as f64 / 2.0, statistic / 2.0)
+    let distance = |&(count, share): &(u64, f64)| {
+        let expected = total as f64 * share;
+        (count as f64 - expected).powi(2) / expected
+    };
+    let statistic: f64 = counts_and_shares.iter().map(distance).sum();
+    upper_gamma((counts_and_shares.len() - 1) as f64 / 2.0, statistic / 2.0)
 }
 
 /// The regularised upper incomplete gamma function Q(a, x) for a = k/2, by the recurrence

@@ -148,6 +148,17 @@ impl Kubernetes {
         })
     }
 
+    /// Merges a patch into an object's status.
+    pub fn merge_status(&self, kind: &str, namespace: &str, name: &str, status: Value) -> Result<Value> {
+        let target = Target::new(kind, namespace, name)?;
+        self.run(move |client| async move {
+            let patch = Patch::Merge(json!({"status": status}));
+            let patched =
+                target.api(client).patch_status(&target.name, &PatchParams::default(), &patch).await;
+            Ok(serde_json::to_value(patched.with_context(|| format!("patching the status of {target}"))?)?)
+        })
+    }
+
     /// An object, if it is there.
     pub fn get<T: DeserializeOwned>(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<T>> {
         let target = Target::new(kind, namespace, name)?;
@@ -158,7 +169,7 @@ impl Kubernetes {
         Ok(serde_json::from_value(found)?)
     }
 
-    /// The objects of a kind that have these labels (`a=b,c=d`, or empty).
+    /// The objects of a kind that have these labels (`a=b,c=d`, or empty), in a namespace, or in all if that is empty.
     pub fn list<T: DeserializeOwned>(&self, kind: &str, namespace: &str, labels: &str) -> Result<Vec<T>> {
         let target = Target::new(kind, namespace, "")?;
         let params = ListParams::default().labels(labels);
@@ -228,8 +239,10 @@ impl Target {
 
     fn api(&self, client: Client) -> Api<DynamicObject> {
         match &self.namespace {
-            Some(namespace) => Api::namespaced_with(client, namespace, &self.resource),
-            None => Api::all_with(client, &self.resource),
+            Some(namespace) if !namespace.is_empty() => {
+                Api::namespaced_with(client, namespace, &self.resource)
+            }
+            _ => Api::all_with(client, &self.resource),
         }
     }
 }

@@ -139,7 +139,8 @@ impl Network {
     }
 }
 
-fn pod_link(n: u8) -> String {
+/// The node's end of the link to the Pod with the n-th address.
+pub(crate) fn pod_link(n: u8) -> String {
     format!("pod{n}")
 }
 

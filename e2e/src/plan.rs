@@ -42,6 +42,11 @@ pub fn host(host: u8) -> Addresses {
     }
 }
 
+/// The networks of [`host`].
+pub fn shared_networks() -> [ipnet::IpNet; 2] {
+    [ipnet::Ipv4Net::new_assert(host(0).v4, 24).into(), ipnet::Ipv6Net::new_assert(host(0).v6, 64).into()]
+}
+
 /// The host that etcd, the API server and the controllers run on. It is also the default route of the nodes, so that a
 /// packet to an address that no rule knows has a way to leave the node; it is not forwarded further.
 pub fn control_plane() -> Addresses {

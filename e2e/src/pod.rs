@@ -99,6 +99,22 @@ impl PodSpec {
         self
     }
 
+    /// In this namespace.
+    #[must_use]
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// What the Pod is called in a bed, and calls itself in answers: its name, outside `default` as `namespace/name`.
+    pub fn reference(&self) -> String {
+        if self.namespace == "default" {
+            self.name.clone()
+        } else {
+            format!("{}/{}", self.namespace, self.name)
+        }
+    }
+
     /// From a Deployment's template: the n-th of its Pods, from 1, on this node.
     pub fn from_deployment(deployment: &Value, n: u64, node: u8) -> Result<Self> {
         let text = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_str);
@@ -166,10 +182,16 @@ pub(crate) fn status(addresses: &[IpAddr], host: &[IpAddr], is_ready: bool) -> V
             {"type": "ContainersReady", "status": ready},
             {"type": "Ready", "status": ready},
         ],
-        "containerStatuses": [
-            {"name": "server", "image": "server", "imageID": "server", "ready": is_ready, "restartCount": 0},
-        ],
+        "containerStatuses": [{
+            "name": "server", "image": "server", "imageID": "server", "ready": is_ready, "started": true, "restartCount": 0,
+            "state": {"running": {}},
+        }],
     })
+}
+
+/// Namespace and name of an object that a test calls `name` (in `default`) or `namespace/name`.
+pub(crate) fn split(reference: &str) -> (&str, &str) {
+    reference.split_once('/').unwrap_or(("default", reference))
 }
 
 /// A Pod of the bed.
@@ -194,7 +216,8 @@ impl Pod {
         for port in &self.spec.ports {
             for ip in self.addresses.known(families) {
                 let address = SocketAddr::new(ip, port.number);
-                self.servers.push(Server::start(&self.netns, &self.spec.name, port.protocol, address)?);
+                let name = self.spec.reference();
+                self.servers.push(Server::start(&self.netns, &name, port.protocol, address)?);
             }
         }
         Ok(())

@@ -22,6 +22,9 @@ use crate::{
     wait::{self, Look},
 };
 
+/// Variables that would send requests out of a bed.
+pub(crate) const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+
 /// A program running inside a namespace, its output going to a file.
 #[derive(Debug)]
 pub struct Process {
@@ -57,7 +60,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
-        for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        for proxy in PROXIES {
             command.env_remove(proxy);
         }
         let child = spawn(command, namespace).with_context(|| format!("starting {}", start.name))?;

@@ -3,7 +3,9 @@
 //! Both halves can be switched on their own, so that a test that fails with ours and passes with the genuine one says
 //! where to look, and later tests can compare the two.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs, net::SocketAddr, os::unix::fs::symlink, path::PathBuf, process::Command, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -43,6 +45,58 @@ impl Make {
     }
 }
 
+/// Which of the two iptables a node's programs write to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// Rules in `nf_tables`, the default of today's distributions.
+    #[default]
+    Nft,
+    /// Rules in `x_tables`.
+    Legacy,
+}
+
+impl Variant {
+    /// From the environment variable `FAIRLEAD_IPTABLES`: `legacy`, or `nft`, which is also the default.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var("FAIRLEAD_IPTABLES").as_deref() {
+            Ok("legacy") => Ok(Self::Legacy),
+            Ok("nft") | Err(_) => Ok(Self::Nft),
+            Ok(other) => bail!("FAIRLEAD_IPTABLES={other}: expected `nft` or `legacy`"),
+        }
+    }
+
+    /// The name of one of its programs, such as that of `iptables-save`.
+    pub fn program(self, name: &str) -> String {
+        match (self, name.split_once('-')) {
+            (Self::Nft, _) => name.to_owned(),
+            (Self::Legacy, Some((base, action))) => format!("{base}-legacy-{action}"),
+            (Self::Legacy, None) => format!("{name}-legacy"),
+        }
+    }
+
+    /// The `PATH` of a machine that has only this variant.
+    fn search_path(self, record: &Record) -> Result<String> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        if self == Self::Nft {
+            return Ok(path);
+        }
+        let dir = record.dir().join("iptables-legacy");
+        if !dir.exists() {
+            fs::create_dir(&dir)?;
+            let actions = ["", "-save", "-restore"];
+            for name in
+                ["iptables", "ip6tables"].iter().flat_map(|base| actions.map(|act| format!("{base}{act}")))
+            {
+                let wanted = self.program(&name);
+                let found =
+                    std::env::split_paths(&path).map(|place| place.join(&wanted)).find(|it| it.exists());
+                symlink(found.with_context(|| format!("no {wanted} (package iptables)"))?, dir.join(name))?;
+            }
+        }
+        Ok(format!("{}:{path}", dir.display()))
+    }
+}
+
 /// What starting a program needs to know of the bed.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
@@ -54,6 +108,8 @@ pub struct Place<'a> {
     pub pki: &'a Pki,
     /// Families of the cluster.
     pub families: Families,
+    /// The nodes' iptables.
+    pub variant: Variant,
 }
 
 /// The half that writes Endpoints and EndpointSlices.
@@ -117,7 +173,7 @@ impl Programmer {
         args.push(format!("--hostname-override={}", node.name));
         args.extend(extra.iter().map(|flag| (*flag).to_owned()));
         let name = format!("programmer-{}", node.name);
-        let env = lock_file(place.record, &node.name);
+        let env = machine(place, &node.name)?;
         let start = Start { name: &name, program: &program, args: &args, env: &env };
         let mut process = Process::start(place.record, namespace, &start)?;
         await_page(&mut process, namespace, 10256, "/healthz")?;
@@ -133,7 +189,7 @@ impl Programmer {
     ) -> Result<String> {
         let (program, args) = programmer(place, make)?;
         let mut command = Command::new(program);
-        command.args(args).arg("--cleanup").envs(lock_file(place.record, &node.name));
+        command.args(args).arg("--cleanup").envs(machine(place, &node.name)?);
         namespace.output(&mut command)
     }
 
@@ -148,9 +204,10 @@ impl Programmer {
     }
 }
 
-/// Each node is a machine of its own: it has its own lock.
-fn lock_file(record: &Record, node: &str) -> [(&'static str, String); 1] {
-    [("XTABLES_LOCKFILE", record.dir().join(format!("xtables-{node}.lock")).display().to_string())]
+/// Each node is a machine of its own: it has its own lock, and one variant of iptables.
+fn machine(place: Place<'_>, node: &str) -> Result<[(&'static str, String); 2]> {
+    let lock = place.record.dir().join(format!("xtables-{node}.lock"));
+    Ok([("XTABLES_LOCKFILE", lock.display().to_string()), ("PATH", place.variant.search_path(place.record)?)])
 }
 
 fn programmer(place: Place<'_>, make: Make) -> Result<(PathBuf, Vec<String>)> {
@@ -159,7 +216,12 @@ fn programmer(place: Place<'_>, make: Make) -> Result<(PathBuf, Vec<String>)> {
         ("cluster-cidr", plan::cluster_networks(place.families).into()),
     ]);
     let program = match make {
-        Make::Ours => tools::own_program("fairlead-programmer")?,
+        Make::Ours => {
+            if place.variant == Variant::Legacy {
+                args.extend(flags(&[("iptables-variant", "legacy".into())]));
+            }
+            tools::own_program("fairlead-programmer")?
+        }
         Make::Genuine => {
             // The conntrack limits are those of the whole machine, and not changed from a bed.
             args.extend(flags(&[

@@ -39,8 +39,18 @@ macro_rules! cases {
     ($($case:ident),* $(,)?) => { &[$($crate::suite::Case::new(stringify!($case), $case)),*] };
 }
 
-/// Runs the cases that the command line asks for. `prepare` gets the bed when its cluster is up.
+/// Runs the cases that the command line asks for, on a bed as the environment asks for. `prepare` gets the bed when its
+/// cluster is up.
 pub fn run(prepare: fn(&mut Bed) -> Result<()>, cases: &[Case]) -> ExitCode {
+    run_on(Options::from_env, prepare, cases)
+}
+
+/// As [`run`], on a bed made to these options.
+pub fn run_on(
+    options: impl FnOnce() -> Result<Options>,
+    prepare: fn(&mut Bed) -> Result<()>,
+    cases: &[Case],
+) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let chosen: Vec<&Case> = cases.iter().filter(|case| asked_for(&args, case.name)).collect();
     if args.iter().any(|arg| arg == "--list") {
@@ -63,7 +73,7 @@ pub fn run(prepare: fn(&mut Bed) -> Result<()>, cases: &[Case]) -> ExitCode {
         }
     }));
     let began = Instant::now();
-    let mut bed = match Options::from_env().and_then(Bed::start) {
+    let mut bed = match options().and_then(Bed::start) {
         Ok(bed) => bed,
         Err(error) => {
             println!("the bed did not start: {error:#}");
@@ -76,6 +86,7 @@ pub fn run(prepare: fn(&mut Bed) -> Result<()>, cases: &[Case]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = chosen.iter().filter(|case| !passes(&mut bed, case)).count();
+    println!("{}", bed.agreement());
     drop(bed);
     let result = if failed == 0 { "ok" } else { "FAILED" };
     let passed = chosen.len() - failed;

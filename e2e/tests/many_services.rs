@@ -44,23 +44,28 @@ fn addresses(bed: &Bed) -> Result<BTreeMap<usize, SocketAddr>> {
     Ok(services.iter().filter_map(address).collect())
 }
 
-/// Looks at each Service once: the answer comes from one of its Pods, or it is refused if it has none.
-fn check_all(bed: &Bed, addresses: &BTreeMap<usize, SocketAddr>) -> Result<()> {
-    let client = bed.client(From::Node(2))?;
-    for (n, address) in addresses {
-        let outcome = client.ask(Protocol::Tcp, *address)?;
-        let right = match &outcome {
-            Outcome::Answered(answer) => pods(*n).contains(&answer.server.as_str()),
-            Outcome::Refused => pods(*n).is_empty(),
-            _ => false,
-        };
-        ensure!(right, "{} at {address}, wanted {:?}: {outcome}", name(*n), pods(*n));
-    }
+/// The answer comes from one of the Service's Pods, or it is refused if it has none.
+fn check(n: usize, address: SocketAddr, outcome: &Outcome) -> Result<()> {
+    let right = match outcome {
+        Outcome::Answered(answer) => pods(n).contains(&answer.server.as_str()),
+        Outcome::Refused => pods(n).is_empty(),
+        _ => false,
+    };
+    ensure!(right, "{} at {address}, wanted {:?}: {outcome}", name(n), pods(n));
     Ok(())
 }
 
+/// Looks at each Service until it is right, and at the end once more at all of them.
 fn await_all(bed: &Bed, addresses: &BTreeMap<usize, SocketAddr>) -> Result<()> {
-    wait::until_ok("every Service to lead to its Pods", SETTLE * 3, || check_all(bed, addresses))
+    let client = bed.client(From::Node(2))?;
+    for (n, address) in addresses {
+        wait::until_ok(&format!("{} to lead to its Pods", name(*n)), SETTLE * 3, || {
+            check(*n, *address, &client.unchecked().ask(Protocol::Tcp, *address)?)
+        })?;
+    }
+    let targets: Vec<SocketAddr> = addresses.values().copied().collect();
+    let outcomes = client.ask_each(Protocol::Tcp, &targets)?;
+    addresses.iter().zip(&outcomes).try_for_each(|((n, address), outcome)| check(*n, *address, outcome))
 }
 
 fn every_service_leads_to_its_own_pods_while_others_come_and_go(bed: &mut Bed) -> Result<()> {

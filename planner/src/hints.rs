@@ -7,7 +7,7 @@
 use fairlead_objects::{Endpoint, ForName, Hints, Service};
 
 use crate::packing::{Packed, Rewrite};
-use crate::port::PortSet;
+use crate::{is_topology_auto, port::PortSet};
 
 /// What consumers should prefer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) enum Distribution {
 impl Distribution {
     /// What the Service asks for; unknown values count as absent.
     pub(crate) fn of(service: &Service) -> Self {
-        match service.traffic_distribution.as_deref() {
+        match traffic_distribution(service) {
             Some("PreferClose" | "PreferSameZone") => Self::Zone,
             Some("PreferSameNode") => Self::Node,
             _ => Self::Anywhere,
@@ -55,6 +55,12 @@ impl Distribution {
             endpoint.hints = self.hints(endpoint);
         }
     }
+}
+
+/// The `trafficDistribution` of a Service, if it is one that takes effect: known, and not overruled by topology mode `Auto`.
+pub fn traffic_distribution(service: &Service) -> Option<&str> {
+    let known = |value: &&str| matches!(*value, "PreferClose" | "PreferSameZone" | "PreferSameNode");
+    service.traffic_distribution.as_deref().filter(known).filter(|_| !is_topology_auto(service))
 }
 
 /// Puts the right hints on everything that is written, and adds slices whose hints are wrong.

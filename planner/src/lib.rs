@@ -55,6 +55,7 @@ mod trigger;
 
 pub use check::{Finding, Invariant, check};
 pub use endpoints::MAX_ADDRESSES;
+pub use hints::traffic_distribution;
 pub use input::{Limits, NoNodes, NodeLookup, Nodes, Parts, PlanInput, Triggers, selects};
 pub use note::{Gap, Level, Note, NoteKind, Scope, Subject};
 pub use outcome::{Outcome, outcome};

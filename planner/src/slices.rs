@@ -77,12 +77,7 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn new(input: &'a PlanInput<'a>, service: &'a Service) -> Self {
-        Self {
-            input,
-            service,
-            labels: labels_of(service),
-            max: input.limits.endpoints_per_slice.max(1),
-        }
+        Self { input, service, labels: labels_of(service), max: input.limits.endpoints_per_slice.max(1) }
     }
 
     fn plan(
@@ -207,12 +202,7 @@ impl<'a> Planner<'a> {
 
     /// Puts the right hints on the slices of one family. The two families of a Service are told of and remembered each for
     /// itself, so that one that cannot be hinted does not make the other look as if it had changed.
-    fn hint(
-        &self,
-        family: Family,
-        packed: &mut Packed<'_>,
-        remembered: &mut Remembered,
-    ) -> Option<NoteKind> {
+    fn hint(&self, family: Family, packed: &mut Packed<'_>, remembered: &mut Remembered) -> Option<NoteKind> {
         let topology = self.input.topology;
         let was_hinted = topology.remembered.is_some_and(|before| before.hinted.contains_key(&family));
         if !topology::is_topology_auto(self.service) {

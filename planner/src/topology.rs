@@ -136,7 +136,8 @@ pub(crate) fn apply(packed: &mut Packed<'_>, shares: Option<&ZoneShares>) -> Res
     let written = packed.written().map(|endpoints| (endpoints, false));
     let unchanged = packed.unchanged.iter().map(|slice| (&*slice.endpoints, true));
     let all: Vec<(&[Endpoint], bool)> = written.chain(unchanged).collect();
-    let ready = all.iter().flat_map(|(endpoints, _)| *endpoints).filter(|endpoint| is_ready(endpoint)).count();
+    let ready =
+        all.iter().flat_map(|(endpoints, _)| *endpoints).filter(|endpoint| is_ready(endpoint)).count();
     let split = shares.split(ready)?;
     let mut hands = all
         .into_iter()
@@ -159,12 +160,12 @@ fn is_ready(endpoint: &Endpoint) -> bool {
     endpoint.conditions.ready == Some(true)
 }
 
-/// The ready endpoints of a slice. The hints of one that is written anyway are dealt anew, as are hints to nodes.
+/// The ready endpoints of a slice. The hints of one that is written anyway are dealt anew.
 fn hand(slice: usize, endpoints: &[Endpoint], unchanged: bool) -> Result<Hand, Unhinted> {
     let mut seats = Vec::with_capacity(endpoints.len());
     for (position, endpoint) in endpoints.iter().enumerate().filter(|(_, endpoint)| is_ready(endpoint)) {
         let zone = endpoint.zone.as_deref().filter(|zone| !zone.is_empty());
-        let stored = endpoint.hints.as_deref().filter(|hints| unchanged && hints.for_nodes.is_empty());
+        let stored = endpoint.hints.as_deref().filter(|_| unchanged);
         let hints = stored.into_iter().flat_map(|hints| &hints.for_zones);
         let addresses: Vec<IpAddr> =
             endpoint.addresses.iter().filter_map(|address| parse_address(address).ok()).collect();

@@ -5,7 +5,10 @@
 
 mod world;
 
-use fairlead_objects::{Service, builders::service};
+use fairlead_objects::{
+    Service,
+    builders::{node, service},
+};
 use fairlead_planner::{EndpointsPlan, Invariant, Parts, Plan, check};
 use serde_json::json;
 use world::{ENDPOINTS, World, pods};
@@ -90,6 +93,20 @@ fn writes_of_a_part_that_is_off_are_found() {
     let plan = world.plan();
     world.parts = Parts { endpoints: false, ..ENDPOINTS };
     assert_eq!(findings(&world, |damaged| *damaged = plan), [Invariant::OnlyPartsThatAreOn]);
+}
+
+#[test]
+fn topology_hints_for_a_part_of_a_family_are_found() {
+    let mut world = fresh();
+    world.nodes.as_mut().unwrap().insert("n2".into(), node("n2", "192.168.0.2", "z2"));
+    world.service_mut().annotations.insert("service.kubernetes.io/topology-mode".into(), "Auto".into());
+    world.pods.truncate(2);
+    world.pods[1].node = Some("n2".into());
+    assert_eq!(findings(&world, |_| {}), []);
+    let lost = |plan: &mut Plan| plan.slices.create[0].endpoints[0].hints = None;
+    assert_eq!(findings(&world, lost), [Invariant::HintedWhole]);
+    let forgotten = |plan: &mut Plan| plan.topology.hinted.clear();
+    assert_eq!(findings(&world, forgotten), [Invariant::HintedWhole]);
 }
 
 #[test]

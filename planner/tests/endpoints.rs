@@ -1,4 +1,4 @@
-//! Endpoints of Services with a selector: upstream's endpoints controller tests, as data.
+//! Endpoints of Services with a selector, beyond upstream's own tests (`upstream/endpoints.rs`).
 
 #![allow(clippy::needless_pass_by_value, reason = "tests write `json!` in the call")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "fixtures of tests")]
@@ -6,7 +6,7 @@
 mod world;
 
 use fairlead_objects::{
-    EndpointSubset, Endpoints, Phase, Pod, Service,
+    EndpointSubset, Endpoints, Pod, Service,
     builders::{merge, object, pod, pod_with, service},
 };
 use fairlead_planner::{EndpointsPlan, NoteKind};
@@ -41,54 +41,6 @@ fn reference(name: &str) -> Value {
 }
 
 #[test]
-fn service_without_selector_is_left_alone() {
-    let mut world = world(json!({"selector": null})).with_pods(pods(0, 1));
-    world.endpoints =
-        Some(stored(json!({"subsets": [{"addresses": [{"ip": "6.7.8.9"}], "ports": [{"port": 1000}]}]})));
-    assert!(world.plan().is_empty());
-}
-
-#[test]
-fn external_name_is_left_alone_whatever_else_it_says() {
-    for spec in [
-        json!({"type": "ExternalName"}),
-        json!({"type": "ExternalName", "selector": null}),
-        json!({"type": "ExternalName", "ports": null}),
-        json!({"type": "ExternalName", "selector": null, "ports": null}),
-    ] {
-        let mut world = world(spec).with_pods(pods(0, 1));
-        world.endpoints = Some(stored(json!({"subsets": [{"addresses": [{"ip": "6.7.8.9"}]}]})));
-        assert!(world.plan().is_empty());
-    }
-}
-
-#[test]
-fn empty_endpoints_are_created_once() {
-    let mut world = world(json!({}));
-    let EndpointsPlan::Create(created) = world.sync().endpoints else { panic!("a creation") };
-    assert_eq!(created.subsets, []);
-    assert_eq!(created.metadata.namespace.as_deref(), Some("default"));
-    for subsets in [json!(null), json!([])] {
-        world.endpoints = Some(stored(json!({"subsets": subsets})));
-        assert!(world.plan().is_empty());
-    }
-}
-
-#[test]
-fn protocol_is_copied_and_the_same_number_may_serve_several() {
-    let spec = json!({"ports": [{"name": "t", "port": 80, "targetPort": 8080, "protocol": "TCP"},
-                                {"name": "u", "port": 80, "targetPort": 8080, "protocol": "UDP"},
-                                {"name": "s", "port": 80, "targetPort": 8080, "protocol": "SCTP"}]});
-    let mut world = world(spec).with_pods(pods(0, 1));
-    world.sync();
-    let [subset] = &world.endpoints.as_ref().unwrap().subsets[..] else { panic!("one subset") };
-    let mut ports: Vec<_> =
-        subset.ports.iter().map(|port| (port.name.as_str(), port.protocol.as_str())).collect();
-    ports.sort_unstable();
-    assert_eq!(ports, [("s", "SCTP"), ("t", "TCP"), ("u", "UDP")]);
-}
-
-#[test]
 fn unmanaged_endpoints_of_the_same_name_are_taken_over() {
     let mut world = world(json!({"ports": [{"port": 80, "targetPort": 8080}]})).with_pods(pods(1, 1));
     world.endpoints = Some(stored(
@@ -106,33 +58,6 @@ fn unmanaged_endpoints_of_the_same_name_are_taken_over() {
                         "ports": [{"port": 8080, "protocol": "TCP"}]}])
         )
     );
-}
-
-#[test]
-fn stored_order_and_pod_versions_are_no_difference() {
-    let spec = json!({"ports": [{"name": "a", "port": 80, "targetPort": 8080}, {"name": "b", "port": 81, "targetPort": "http"}]});
-    let mut world = world(spec).with_pods(pods(1, 3));
-    world.sync();
-    let endpoints = world.endpoints.as_mut().unwrap();
-    let [subset] = &mut endpoints.subsets[..] else { panic!("one subset") };
-    subset.addresses.reverse();
-    subset.ports.reverse();
-    subset.addresses[0].target_ref.as_mut().unwrap().resource_version = "42".to_owned();
-    assert!(world.plan().is_empty());
-    let [subset] = &mut world.endpoints.as_mut().unwrap().subsets[..] else { panic!("one subset") };
-    subset.addresses[0].ip = "10.9.9.9".to_owned();
-    assert!(!world.plan().is_empty());
-}
-
-#[test]
-fn labels_are_exactly_those_of_the_service_and_ours() {
-    let mut world = world(json!({}));
-    world.service_mut().labels.insert("baz".into(), "blah".into());
-    world.endpoints = Some(stored(json!({"metadata": {"labels": {"foo": "bar"}}})));
-    world.sync();
-    let labels = world.endpoints.as_ref().unwrap().metadata.labels.as_ref().unwrap();
-    let pairs: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    assert_eq!(pairs, [("baz", "blah"), ("endpoints.kubernetes.io/managed-by", "endpoint-controller")]);
 }
 
 #[test]
@@ -167,74 +92,6 @@ fn service_without_ports_and_not_headless_stays_empty() {
 }
 
 #[test]
-fn phase_readiness_and_deletion_decide_where_a_pod_appears() {
-    #[derive(Debug, PartialEq)]
-    enum Place {
-        Ready,
-        NotReady,
-        Nowhere,
-    }
-    for phase in [Phase::Live, Phase::Failed, Phase::Succeeded] {
-        for bits in 0..8 {
-            let [ready, terminating, publish] = [0, 1, 2].map(|bit| bits >> bit & 1 == 1);
-            let mut world = world(json!({"publishNotReadyAddresses": publish}));
-            world.pods = vec![Pod { phase, ready, terminating, ..pods(1, 1).remove(0) }];
-            world.sync();
-            let place = match addresses(world.endpoints.as_ref().unwrap()) {
-                (ready, not_ready) if ready.is_empty() && not_ready.is_empty() => Place::Nowhere,
-                (_, not_ready) if not_ready.is_empty() => Place::Ready,
-                _ => Place::NotReady,
-            };
-            let expected = match (phase, publish, terminating, ready) {
-                (Phase::Failed | Phase::Succeeded, ..) | (_, false, true, _) => Place::Nowhere,
-                (_, true, ..) | (_, _, _, true) => Place::Ready,
-                _ => Place::NotReady,
-            };
-            assert_eq!(
-                place, expected,
-                "{phase:?} ready={ready} terminating={terminating} publish={publish}"
-            );
-        }
-    }
-}
-
-#[test]
-fn family_of_the_address_follows_the_service() {
-    let v4 = || pod("a", "web", "n1", "10.0.0.1");
-    let v6 = || pod("a", "web", "n1", "2000::1");
-    let ips = |first: &str, second: &str| json!({"status": {"podIP": first, "podIPs": [{"ip": first}, {"ip": second}]}});
-    let dual = || pod_with("a", "web", "n1", "", ips("10.0.0.1", "2000::1"));
-    let dual_v6_first = || pod_with("a", "web", "n1", "", ips("2000::1", "10.0.0.1"));
-    let none = json!({"ipFamilies": null, "clusterIP": "None", "clusterIPs": null});
-    let v6_service = json!({"ipFamilies": ["IPv6"], "clusterIP": "fd00::1", "clusterIPs": ["fd00::1"]});
-    let by_address = json!({"ipFamilies": null, "clusterIPs": null});
-    let by_v6_address = json!({"ipFamilies": null, "clusterIP": "fd00::1", "clusterIPs": null});
-    let cases: [(Value, Pod, Option<&str>); 12] = [
-        (json!({}), v4(), Some("10.0.0.1")),
-        (json!({}), dual(), Some("10.0.0.1")),
-        (json!({}), dual_v6_first(), Some("10.0.0.1")),
-        (v6_service.clone(), v6(), Some("2000::1")),
-        (v6_service.clone(), dual(), Some("2000::1")),
-        (v6_service.clone(), dual_v6_first(), Some("2000::1")),
-        (v6_service, v4(), None),
-        (by_address.clone(), v4(), Some("10.0.0.1")),
-        (by_address, v6(), None),
-        (by_v6_address, v4(), None),
-        (none.clone(), v4(), Some("10.0.0.1")),
-        (none, dual_v6_first(), Some("2000::1")),
-    ];
-    for (spec, pod, expected) in cases {
-        let mut world = world(spec.clone()).with_pods([pod]);
-        world.sync();
-        assert_eq!(
-            addresses(world.endpoints.as_ref().unwrap()).0,
-            expected.into_iter().collect::<Vec<_>>(),
-            "{spec}"
-        );
-    }
-}
-
-#[test]
 fn addresses_are_written_canonically() {
     let mut world = world(json!({})).with_pods([pod("a", "web", "n1", "010.001.000.1")]);
     world.sync();
@@ -256,49 +113,6 @@ fn hostname_is_that_of_the_services_subdomain() {
     let mut world = world(json!({})).with_pods([pod_with("a", "web", "n1", "10.0.0.1", named)]);
     world.sync();
     assert_eq!(world.endpoints.as_ref().unwrap().subsets[0].addresses[0].hostname, "h");
-}
-
-#[test]
-fn capacity_is_shared_and_annotated() {
-    // Annotation before; stored addresses; ready and not ready Pods; what stays of them; whether it is annotated.
-    type Case = (Option<&'static str>, usize, (usize, usize), (usize, usize), bool);
-    let cases: [Case; 8] = [
-        (None, 0, (0, 0), (0, 0), false),
-        (None, 999, (997, 4), (997, 3), true),
-        (None, 999, (1000, 10), (1000, 0), true),
-        (Some("truncated"), 999, (999, 0), (999, 0), false),
-        (Some("warning"), 1000, (1000, 0), (1000, 0), false),
-        (Some("warning"), 1001, (1001, 0), (1000, 0), true),
-        (Some("truncated"), 1000, (1000, 0), (1000, 0), false),
-        (Some("invalid"), 1001, (1001, 0), (1000, 0), true),
-    ];
-    for (before, existing, (ready, not_ready), kept, annotated) in cases {
-        let mut world = world(json!({})).with_pods(pods(0, existing));
-        world.sync();
-        let endpoints = world.endpoints.as_mut().unwrap();
-        endpoints.metadata.annotations = before
-            .map(|value| [("endpoints.kubernetes.io/over-capacity".to_owned(), value.to_owned())].into());
-        world.pods = pods(0, ready + not_ready);
-        for pod in &mut world.pods[ready..] {
-            pod.ready = false;
-        }
-        let plan = world.sync();
-        let endpoints = world.endpoints.as_ref().unwrap();
-        let (found_ready, found_not_ready) = addresses(endpoints);
-        assert_eq!((found_ready.len(), found_not_ready.len()), kept);
-        let mark = endpoints
-            .metadata
-            .annotations
-            .as_ref()
-            .map(|a| a["endpoints.kubernetes.io/over-capacity"].as_str());
-        assert_eq!(mark, annotated.then_some("truncated"));
-        let left_out = ready + not_ready - kept.0 - kept.1;
-        let noted = plan
-            .notes
-            .iter()
-            .any(|n| matches!(n.kind, NoteKind::OverCapacity { left_out: n, .. } if n == left_out));
-        assert_eq!(noted, left_out > 0);
-    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Slices mirrored from hand-made Endpoints: upstream's endpointslicemirroring tests, as data.
+//! Slices mirrored from hand-made Endpoints, beyond upstream's own tests (`upstream/mirror.rs`, `upstream/mirrored.rs`).
 
 #![allow(clippy::needless_pass_by_value, reason = "tests write `json!` in the call")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "fixtures of tests")]
@@ -43,49 +43,6 @@ fn types(world: &World) -> Shape {
     let mut types: Shape = world.slices.iter().map(|s| (s.address_type.clone(), s.endpoints.len())).collect();
     types.sort();
     types
-}
-
-#[test]
-fn subsets_become_slices_by_family_and_ports() {
-    let v4 = |n| (AddressType::IPv4, n);
-    let v6 = |n| (AddressType::IPv6, n);
-    let cases: [(&str, Value, Shape); 9] = [
-        ("no subsets", json!([]), vec![]),
-        ("subset without addresses", json!([{"ports": [port(80)]}]), vec![]),
-        ("one address", json!([{"addresses": at(&["10.0.0.1"]), "ports": [port(80)]}]), vec![v4(1)]),
-        ("one address, no port", json!([{"addresses": at(&["10.0.0.1"])}]), vec![v4(1)]),
-        (
-            "other port, other address",
-            json!([{"addresses": at(&["10.0.0.1"]), "ports": [port(80)]}, {"addresses": at(&["10.0.0.2"]), "ports": [port(81)]}]),
-            vec![v4(1), v4(1)],
-        ),
-        (
-            "other port, same address",
-            json!([{"addresses": at(&["10.0.0.1"]), "ports": [port(80)]}, {"addresses": at(&["10.0.0.1"]), "ports": [port(81)]}]),
-            vec![v4(1)],
-        ),
-        (
-            "same port, other address",
-            json!([{"addresses": at(&["10.0.0.1"]), "ports": [port(80)]}, {"addresses": at(&["10.0.0.2"]), "ports": [port(80)]}]),
-            vec![v4(2)],
-        ),
-        (
-            "dual stack",
-            json!([{"addresses": at(&["10.0.0.1", "2000::1"]), "notReadyAddresses": at(&["2000::2"]), "ports": [port(80)]},
-                   {"addresses": at(&["10.0.0.3", "2000::3"]), "ports": [port(81)]}]),
-            vec![v4(1), v4(1), v6(1), v6(2)],
-        ),
-        (
-            "mapped address",
-            json!([{"addresses": at(&["::ffff:10.0.0.1"]), "ports": [port(80)]}]),
-            vec![v4(1)],
-        ),
-    ];
-    for (name, subsets, expected) in cases {
-        let mut world = world(subsets);
-        world.sync();
-        assert_eq!(types(&world), expected, "{name}");
-    }
 }
 
 #[test]
@@ -202,42 +159,6 @@ fn existing_slice_is_written_only_if_something_differs() {
             );
         }
     }
-}
-
-#[test]
-fn annotations_that_are_not_mirrored_cause_no_write() {
-    let mut world = world(json!([{"addresses": at(&["10.0.0.1"]), "ports": [port(80)]}]));
-    world.sync();
-    let annotations = [
-        ("endpoints.kubernetes.io/last-change-trigger-time", "2026-01-01T00:00:00Z"),
-        ("kubectl.kubernetes.io/last-applied-configuration", "{}"),
-    ];
-    let metadata = &mut world.endpoints.as_mut().unwrap().metadata;
-    metadata.annotations = Some(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
-    assert!(world.plan().is_empty());
-}
-
-#[test]
-fn endpoints_being_deleted_get_no_new_slices() {
-    let mut world = world(json!([]));
-    world.endpoints = Some(endpoints(
-        json!([{"addresses": at(&["10.0.0.1"]), "ports": [port(80)]}]),
-        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
-    ));
-    assert!(world.plan().is_empty());
-}
-
-#[test]
-fn invalid_addresses_are_skipped_and_reported() {
-    let mut world = world(json!([
-        {"addresses": at(&["10.0.0.1", "nonsense", "010.0.0.2"]), "notReadyAddresses": at(&["1.2.3"]), "ports": [port(80)]}]));
-    let plan = world.sync();
-    assert_eq!(types(&world), [(AddressType::IPv4, 2)]);
-    assert_eq!(
-        plan.notes.iter().map(|note| note.kind.clone()).collect::<Vec<_>>(),
-        [NoteKind::InvalidAddresses(2)]
-    );
-    assert_eq!(plan.notes[0].to_string(), "Skipped 2 invalid IP addresses when mirroring to EndpointSlices");
 }
 
 #[test]

@@ -35,8 +35,8 @@ fn any_service() -> impl Strategy<Value = Service> {
     let selector = prop_oneof![9 => Just(json!({"app": "web"})), 1 => Just(json!(null))];
     let (uid, topology) = (select(vec!["uid-web", "uid-another"]), select(vec!["", "Auto"]));
     let flags = (any::<bool>(), prop::bool::weighted(0.1), any::<bool>(), topology);
-    (families, ports, distribution, selector, uid, flags)
-        .prop_map(|(mut spec, ports, distribution, selector, uid, flags)| {
+    (families, ports, distribution, selector, uid, flags).prop_map(
+        |(mut spec, ports, distribution, selector, uid, flags)| {
             let (publish, terminating, labelled, topology) = flags;
             spec["ports"] = ports;
             spec["trafficDistribution"] = distribution;
@@ -50,7 +50,8 @@ fn any_service() -> impl Strategy<Value = Service> {
                 service.labels.insert("l".into(), "1".into());
             }
             service
-        })
+        },
+    )
 }
 
 fn any_pods(count: usize) -> impl Strategy<Value = Vec<Pod>> {
@@ -92,7 +93,8 @@ fn any_nodes() -> impl Strategy<Value = BTreeMap<Arc<str>, Node>> {
         let named = (1..).map(|i| format!("n{i}")).zip(nodes);
         let mut all: BTreeMap<Arc<str>, Node> = named
             .map(|(name, (zone, cpu, ready))| {
-                let made = Node { allocatable_cpu: Some(cpu.into()), ready, ..node(&name, "192.168.0.1", zone) };
+                let made =
+                    Node { allocatable_cpu: Some(cpu.into()), ready, ..node(&name, "192.168.0.1", zone) };
                 (Arc::from(name), made)
             })
             .collect();

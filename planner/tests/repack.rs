@@ -1,4 +1,4 @@
-//! The canonical form of subsets: upstream's TestPackSubsets, as data, and its exact order.
+//! The canonical form of subsets and its exact order, beyond upstream's own test (`upstream/repack.rs`).
 
 #![allow(clippy::needless_pass_by_value, reason = "tests write `json!` in the call")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "fixtures of tests")]

@@ -1,4 +1,4 @@
-//! Slices of Services with a selector: upstream's endpointslice tests other than packing, as data.
+//! Slices of Services with a selector, beyond upstream's own tests (`upstream/`).
 
 #![allow(clippy::needless_pass_by_value, reason = "tests write `json!` in the call")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "fixtures of tests")]
@@ -6,7 +6,7 @@
 mod world;
 
 use fairlead_objects::{
-    AddressType, Conditions, EndpointSlice, Family, Pod, Service,
+    AddressType, Family, Pod, Service,
     builders::{merge, object, pod, pod_with, service, slice},
 };
 use fairlead_planner::{NoteKind, PLACEHOLDER_UID};
@@ -28,24 +28,6 @@ fn types(world: &World) -> Vec<(AddressType, usize)> {
         world.slices.iter().map(|s| (s.address_type.clone(), s.endpoints.len())).collect();
     types.sort();
     types
-}
-
-#[test]
-fn service_without_selector_or_of_type_external_name_is_left_alone() {
-    let ours = {
-        let mut world = world(json!({})).with_pods(pods(0, 1));
-        world.sync();
-        world.slices
-    };
-    for spec in [
-        json!({"selector": null}),
-        json!({"type": "ExternalName"}),
-        json!({"type": "ExternalName", "selector": null}),
-    ] {
-        let mut world = world(spec).with_pods(pods(0, 1));
-        world.slices.clone_from(&ours);
-        assert!(world.plan().is_empty());
-    }
 }
 
 #[test]
@@ -82,28 +64,6 @@ fn placeholder_is_made_kept_and_reused() {
 }
 
 #[test]
-fn address_types_follow_the_families() {
-    let v4 = AddressType::IPv4;
-    let v6 = AddressType::IPv6;
-    let cases: [(Value, Vec<(AddressType, usize)>); 6] = [
-        (json!({}), vec![(v4.clone(), 1)]),
-        (json!({"ipFamilies": null, "clusterIPs": null}), vec![(v4.clone(), 1)]),
-        (
-            json!({"ipFamilies": ["IPv6"], "clusterIP": "fd00::9", "clusterIPs": ["fd00::9"]}),
-            vec![(v6.clone(), 1)],
-        ),
-        (json!({"ipFamilies": null, "clusterIP": "fd00::9", "clusterIPs": null}), vec![(v6.clone(), 1)]),
-        (json!({"ipFamilies": ["IPv6", "IPv4"]}), vec![(v4.clone(), 1), (v6.clone(), 1)]),
-        (json!({"ipFamilies": null, "clusterIP": "None", "clusterIPs": null}), vec![(v4, 1), (v6, 1)]),
-    ];
-    for (spec, expected) in cases {
-        let mut world = world(spec.clone()).with_pods([dual_pod("a")]);
-        world.sync();
-        assert_eq!(types(&world), expected, "{spec}");
-    }
-}
-
-#[test]
 fn family_without_addresses_gets_a_placeholder() {
     let mut world = world(json!({"ipFamilies": ["IPv4", "IPv6"]})).with_pods(pods(1, 1));
     let plan = world.sync();
@@ -118,22 +78,6 @@ fn slices_of_a_family_that_was_dropped_are_deleted() {
     world.service_mut().ip_families.truncate(1);
     assert_eq!(actions(&world.sync().slices), (0, 0, 1));
     assert_eq!(types(&world), [(AddressType::IPv4, 1)]);
-}
-
-#[test]
-fn conditions_tell_the_truth_and_ready_can_be_forced() {
-    for bits in 0..8 {
-        let [ready, terminating, publish] = [0, 1, 2].map(|bit| bits >> bit & 1 == 1);
-        let mut world = world(json!({"publishNotReadyAddresses": publish}));
-        world.pods = vec![Pod { ready, terminating, ..pods(1, 1).remove(0) }];
-        world.sync();
-        let expected = Conditions {
-            ready: Some(publish || (ready && !terminating)),
-            serving: Some(ready),
-            terminating: Some(terminating),
-        };
-        assert_eq!(world.slices[0].endpoints[0].conditions, expected);
-    }
 }
 
 #[test]
@@ -251,20 +195,6 @@ fn headless_label_is_kept_right() {
     world.service = Some(service("web", json!({})));
     assert_eq!(actions(&world.sync().slices), (0, 1, 0));
     assert_eq!(world.slices[0].label("service.kubernetes.io/headless"), None);
-}
-
-#[test]
-fn headless_service_without_ports_is_written_once() {
-    let mut world =
-        world(json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": null})).with_pods(pods(1, 1));
-    world.sync();
-    let stored: EndpointSlice = {
-        let mut stored = serde_json::to_value(&world.slices[0]).unwrap();
-        merge(&mut stored, json!({"ports": null}));
-        object(stored)
-    };
-    world.slices = vec![stored];
-    assert!(world.plan().is_empty());
 }
 
 #[test]

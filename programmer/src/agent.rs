@@ -32,6 +32,7 @@ use crate::{
     census::HealthPorts,
     cleanup,
     configuration::{ConfigurationError, ConfigurationFile},
+    conntrack,
     events::{self, Events},
     feed::{Change, Receivers, Services, Slices},
     flags::{Flags, InapplicableFlags, WithoutEffect},
@@ -44,6 +45,7 @@ use crate::{
     netfilter::{Features, Netfilter, Tool, ToolError, Variant, detect},
     node_watch::{Audience, NoPodNetworks, NodeWatch},
     own_node::{Kernel, basis},
+    sentinel::Sentinel,
     servers,
     settings::Settings,
     sysctl,
@@ -445,16 +447,22 @@ impl Agent {
     ) -> (Receivers, Audience) {
         let (mut receivers, mut senders) = (Vec::new(), Vec::new());
         for Plane { family, tool, kernel } in planes {
+            let sentinel = Sentinel::new(family, tool.variant()).unwrap_or_else(|error| {
+                warn!(%family, %error, "cannot watch for changes by other programs: a flush is found within the sync period");
+                Sentinel::Off
+            });
             let (changes, waiting) = mpsc::channel(WAITING_CHANGES);
             let (sender, basis) = watch::channel(None);
             let lane = Lane::new(Wiring {
                 family,
                 netfilter: Arc::new(tool),
+                flows: Arc::new(conntrack::Kernel),
                 changes: waiting,
                 basis,
                 addresses: interfaces::addresses,
                 sync_period: self.settings.sync_period,
                 min_sync_period: self.settings.min_sync_period,
+                sentinel,
                 gate: self.readiness.gate(format!("{family} rules")),
                 health: Arc::clone(&self.health),
                 health_ports: self.start_health_ports(events),

@@ -17,7 +17,11 @@ use fairlead_compiler::{
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use crate::netfilter::{Netfilter, ToolError, Variant, declares};
+use crate::{
+    drift::{self, Drift},
+    netfilter::{Netfilter, ToolError, Variant, declares},
+    sentinel::Suspicion,
+};
 
 /// Services per restore in a full load on nft, where one large transaction costs more than many small ones.
 const SERVICES_PER_RESTORE: usize = 500;
@@ -83,11 +87,16 @@ pub struct Report {
     pub jumps: usize,
     /// Rules that were written, by table.
     pub rules: BTreeMap<Table, usize>,
+    /// Processes that wrote: one for each document, with those for canaries.
+    pub writers: usize,
+    /// How what was installed differed, if it was compared.
+    pub drift: Drift,
 }
 
 impl Report {
     fn add(&mut self, delta: &Delta) {
         self.documents += 1;
+        self.writers += 1;
         self.chains += delta.put.len();
         self.deleted += delta.delete.len();
         self.jumps += delta.hook.len();
@@ -126,10 +135,32 @@ impl<N: Netfilter> Engine<N> {
             saves.insert(table.clone(), self.read(table).await?);
         }
         let installed = parse(&saves.values().map(String::as_str).collect::<String>());
-        let delta = diff(&installed.map_err(SyncError::Understand)?, self.rulebook.ruleset());
+        let installed = installed.map_err(SyncError::Understand)?;
+        let delta = diff(&installed, self.rulebook.ruleset());
+        let drift = Drift::of(&delta, &installed);
         let report = self.write(delta).await?;
-        self.write(missing_canaries(&saves)).await?;
-        Ok(report)
+        let canaries = self.write(missing_canaries(&saves)).await?;
+        Ok(Report { drift, writers: report.writers + canaries.writers, ..report })
+    }
+
+    /// Compares what is suspected, and writes the differences. The rulebook's changes must have been written.
+    pub async fn verify(&mut self, suspicion: &Suspicion) -> Result<Report, SyncError> {
+        let chains = match suspicion {
+            Suspicion::Nothing => return Ok(Report::default()),
+            Suspicion::Everything => return self.full().await,
+            Suspicion::Chains(chains) if chains.iter().any(is_canary) => return self.full().await,
+            Suspicion::Chains(chains) => chains,
+        };
+        let mut lines = BTreeMap::new();
+        for chain in chains {
+            let read = self.netfilter.chain(chain.table.as_str(), chain.name.as_str()).await;
+            let read = read.map_err(|source| SyncError::Read { table: chain.table.clone(), source })?;
+            lines.insert(chain.clone(), read);
+        }
+        let (delta, installed) =
+            drift::of_chains(self.rulebook.ruleset(), &lines).map_err(SyncError::Understand)?;
+        let drift = Drift::of(&delta, &installed);
+        Ok(Report { drift, ..self.write(delta).await? })
     }
 
     /// Whether another program flushed our tables: the canary in mangle is gone.
@@ -146,6 +177,11 @@ impl<N: Netfilter> Engine<N> {
             sleep(FLUSH_POLL).await;
         }
         Ok(true)
+    }
+
+    /// Whether it matters to us what others do to a chain.
+    pub fn concerns(&self, chain: &ChainRef) -> bool {
+        drift::concerns(self.rulebook.ruleset(), chain)
     }
 
     /// How many rules a table should hold.
@@ -178,6 +214,10 @@ impl<N: Netfilter> Engine<N> {
     async fn read(&self, table: Table) -> Result<String, SyncError> {
         self.netfilter.save(table.as_str()).await.map_err(|source| SyncError::Read { table, source })
     }
+}
+
+fn is_canary(chain: &ChainRef) -> bool {
+    chain.name.as_str() == wellknown::CANARY
 }
 
 /// Canaries are no rules of ours, so a restart that only finds one missing has repaired nothing.

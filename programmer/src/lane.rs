@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     census::{Census, HealthPorts},
+    conntrack::FlowTable,
     engine::{Engine, Report, SyncError},
     feed::{Change, Kind},
     health::Health,
@@ -37,8 +38,15 @@ use crate::{
     netfilter::Netfilter,
     own_node::Basis,
     schedule::Schedule,
+    sentinel::{Sentinel, Suspicion},
 };
 
+mod flows;
+
+use flows::{FlowDuty, Order, Reconciled};
+
+/// How long other programs may take to finish what they began, before we look at it.
+const SETTLING: Duration = Duration::from_millis(50);
 /// How often everything is compared without a reason, as kube-proxy does.
 const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
 
@@ -69,11 +77,13 @@ impl Cause {
 
 /// Settings and connections of a sync loop.
 #[derive(Debug)]
-pub struct Wiring<N> {
+pub struct Wiring<N, F> {
     /// Family of its rules.
     pub family: Family,
     /// Where they are written.
     pub netfilter: Arc<N>,
+    /// Flows that rules once decided about.
+    pub flows: Arc<F>,
     /// What they are made from.
     pub changes: mpsc::Receiver<Change>,
     /// What else they depend on; `None` until our Node is known or given up on.
@@ -86,6 +96,8 @@ pub struct Wiring<N> {
     pub min_sync_period: Duration,
     /// Opened by the first success; carries what is wrong now.
     pub gate: Gate,
+    /// Notices what other programs do to the rules.
+    pub sentinel: Sentinel,
     /// What probes are told.
     pub health: Arc<Mutex<Health>>,
     /// Where health check ports are published, after each success.
@@ -95,8 +107,9 @@ pub struct Wiring<N> {
 }
 
 /// The sync loop of one family.
-pub struct Lane<N> {
-    wiring: Wiring<N>,
+pub struct Lane<N, F> {
+    wiring: Wiring<N, F>,
+    flows: FlowDuty<F>,
     state: ProxyState,
     schedule: Schedule,
     /// Services that changed since the last sync started.
@@ -107,6 +120,9 @@ pub struct Lane<N> {
     census: Census,
     /// What the engine's rulebook is for.
     current: Option<Basis>,
+    /// What another program may have changed, and when to look: a moment after it began.
+    suspicion: Suspicion,
+    look: Option<Instant>,
     /// The next sync must be full, for this reason.
     full: Option<Cause>,
     last_full: Instant,
@@ -119,9 +135,11 @@ pub struct Lane<N> {
 
 /// What a job is for.
 #[derive(Debug)]
-enum Task {
-    Sync { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>> },
+enum Task<F> {
+    Sync { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>>, flows: Option<Order<F>> },
     Canary,
+    Flows(Order<F>),
+    Verify(Suspicion),
 }
 
 /// A job that ended.
@@ -136,22 +154,28 @@ enum Outcome {
         full: Option<Cause>,
         triggers: FxHashMap<ServiceKey, Vec<Timestamp>>,
         result: Result<Report, SyncError>,
+        reconciled: Option<Reconciled>,
     },
     Checked(Result<bool, SyncError>),
+    Reconciled(Reconciled),
+    Verified(Result<Report, SyncError>),
 }
 
 type Job<N> = JoinHandle<Finished<N>>;
 
-impl<N: Netfilter> Lane<N> {
+impl<N: Netfilter, F: FlowTable> Lane<N, F> {
     /// A sync loop that knows nothing yet.
-    pub fn new(wiring: Wiring<N>) -> Self {
+    pub fn new(wiring: Wiring<N, F>) -> Self {
         Self {
+            flows: FlowDuty::new(wiring.family, Arc::clone(&wiring.flows)),
             state: ProxyState::new(wiring.family),
             schedule: Schedule::new(wiring.min_sync_period),
             dirty: BTreeSet::new(),
             engine: None,
             census: Census::default(),
             current: None,
+            suspicion: Suspicion::Nothing,
+            look: None,
             full: Some(Cause::Start),
             last_full: Instant::now(),
             services_listed: false,
@@ -182,6 +206,11 @@ impl<N: Netfilter> Lane<N> {
                 () = until(self.due()), if idle => job = self.start_sync(),
                 Some(change) = self.wiring.changes.recv() => self.take_in(change),
                 Ok(()) = self.wiring.basis.changed() => self.note_basis(),
+                () = until(self.look), if idle && self.full.is_none() => job = self.start_verification(),
+                () = self.wiring.sentinel.stirred(idle) => self.note_stir(),
+                () = until(self.flows.due(Instant::now())), if idle && self.full.is_none() => {
+                    job = self.start_reconcile();
+                }
                 _ = canary.tick(), if idle && self.engine.is_some() => job = self.start_check(),
             }
         }
@@ -297,26 +326,83 @@ impl<N: Netfilter> Lane<N> {
             engine.rulebook.refresh(&self.state, &dirty);
             self.census.refresh(&self.state, &dirty, &basis.facts);
         }
+        self.flows.demand.refresh(&self.state, &dirty);
+        let flows = self.flows.order(&basis, self.wiring.addresses);
         self.current = Some(basis);
         self.schedule.started();
         self.wiring.metrics.changes_taken();
         let full = self.full.take();
+        if full.is_some() {
+            self.suspicion = Suspicion::Nothing;
+            self.look = None;
+        }
+        self.wiring.sentinel.begin(full.is_some());
         if let Some(cause) = full {
             self.last_full = Instant::now();
             self.wiring.metrics.observe_full(self.wiring.family, cause.as_str());
         }
-        Some(spawn(engine, Task::Sync { full, triggers: std::mem::take(&mut self.triggers) }))
+        Some(spawn(engine, Task::Sync { full, triggers: std::mem::take(&mut self.triggers), flows }))
     }
 
     fn start_check(&mut self) -> Option<Job<N>> {
         let engine = self.engine.take()?;
-        Some(spawn(engine, Task::Canary))
+        Some(spawn(engine, Task::<F>::Canary))
+    }
+
+    /// Another program did something: look what, when it is done with it.
+    fn note_stir(&mut self) {
+        let Some(engine) = &self.engine else {
+            // Nothing of ours is there yet.
+            drop(self.wiring.sentinel.take(&|_| false));
+            return;
+        };
+        self.suspicion.add(self.wiring.sentinel.take(&|chain| engine.concerns(chain)));
+        if !self.suspicion.is_nothing() {
+            self.look.get_or_insert_with(|| Instant::now() + SETTLING);
+        }
+    }
+
+    fn start_verification(&mut self) -> Option<Job<N>> {
+        self.look = None;
+        let engine = self.engine.take()?;
+        self.wiring.sentinel.begin(self.suspicion == Suspicion::Everything);
+        Some(spawn(engine, Task::<F>::Verify(std::mem::take(&mut self.suspicion))))
+    }
+
+    /// What was written is known to the sentinel as ours.
+    fn end_writing(&mut self, engine: &Engine<N>, result: &Result<Report, SyncError>) {
+        // After a failure everything is compared anyway.
+        let writers = result.as_ref().map_or(usize::MAX, |report| report.writers);
+        self.wiring.sentinel.end(writers, &|chain| engine.concerns(chain));
+    }
+
+    fn verified(&mut self, result: Result<Report, SyncError>, duration: Duration) {
+        let family = self.wiring.family;
+        self.wiring.metrics.observe_verification(family, duration);
+        match result {
+            Ok(report) if report.drift.is_nothing() => debug!(%family, "rules are as they should be"),
+            Ok(report) => self.repaired(&report),
+            Err(error) => self.failed(None, FxHashMap::default(), &error),
+        }
+    }
+
+    fn repaired(&mut self, report: &Report) {
+        let family = self.wiring.family;
+        warn!(%family, "another program changed the rules; repaired: {}", report.drift);
+        self.wiring.metrics.observe_drift(family, &report.drift);
+        self.flows.suspect();
+    }
+
+    fn start_reconcile(&mut self) -> Option<Job<N>> {
+        let order = self.flows.order(self.current.as_ref()?, self.wiring.addresses)?;
+        Some(spawn(self.engine.take()?, Task::Flows(order)))
     }
 
     fn finish(&mut self, finished: Finished<N>) {
         let Finished { engine, outcome, duration } = finished;
         match outcome {
-            Outcome::Synced { full, triggers, result } => {
+            Outcome::Synced { full, triggers, result, reconciled } => {
+                self.end_writing(&engine, &result);
                 self.wiring.metrics.observe_sync(self.wiring.family, full.is_some(), duration);
                 match result {
                     Ok(report) => {
@@ -328,7 +414,15 @@ impl<N: Netfilter> Lane<N> {
                     }
                     Err(error) => self.failed(full, triggers, &error),
                 }
+                if let Some(reconciled) = reconciled {
+                    self.flows.finish(reconciled, &self.wiring.metrics);
+                }
             }
+            Outcome::Verified(result) => {
+                self.end_writing(&engine, &result);
+                self.verified(result, duration);
+            }
+            Outcome::Reconciled(reconciled) => self.flows.finish(reconciled, &self.wiring.metrics),
             Outcome::Checked(Ok(flushed)) => self.checked(&engine, flushed),
             Outcome::Checked(Err(error)) => {
                 warn!(family = %self.wiring.family, "cannot check for a flush: {}", failure::chain(&error));
@@ -363,7 +457,7 @@ impl<N: Netfilter> Lane<N> {
     }
 
     /// Logs what a sync did.
-    fn tell(&self, full: Option<Cause>, report: &Report, duration: Duration) {
+    fn tell(&mut self, full: Option<Cause>, report: &Report, duration: Duration) {
         let family = self.wiring.family;
         let Report { documents, chains, deleted, jumps, .. } = *report;
         let milliseconds = duration.as_millis();
@@ -372,9 +466,8 @@ impl<N: Netfilter> Lane<N> {
             return;
         };
         info!(%family, cause = cause.as_str(), documents, chains, deleted, jumps, milliseconds, "full sync");
-        if matches!(cause, Cause::Flush | Cause::Period) && documents > 0 {
-            warn!(%family, chains, deleted, jumps, "rules had been changed by another program; they are repaired");
-            self.wiring.metrics.observe_repaired(family, chains + deleted);
+        if matches!(cause, Cause::Flush | Cause::Period) && !report.drift.is_nothing() {
+            self.repaired(report);
         }
     }
 
@@ -424,14 +517,20 @@ fn table_label(table: &str) -> &'static str {
     }
 }
 
-fn spawn<N: Netfilter>(mut engine: Engine<N>, task: Task) -> Job<N> {
+fn spawn<N: Netfilter, F: FlowTable>(mut engine: Engine<N>, task: Task<F>) -> Job<N> {
     tokio::spawn(async move {
         let start = Instant::now();
         let outcome = match task {
-            Task::Sync { full, triggers } => {
+            Task::Sync { full, triggers, flows } => {
                 let result = if full.is_some() { engine.full().await } else { engine.partial().await };
-                Outcome::Synced { full, triggers, result }
+                let reconciled = match flows {
+                    Some(order) if result.is_ok() => Some(order.run().await),
+                    _ => None,
+                };
+                Outcome::Synced { full, triggers, result, reconciled }
             }
+            Task::Verify(suspicion) => Outcome::Verified(engine.verify(&suspicion).await),
+            Task::Flows(order) => Outcome::Reconciled(order.run().await),
             Task::Canary => Outcome::Checked(engine.flushed().await),
         };
         Finished { engine, outcome, duration: start.elapsed() }

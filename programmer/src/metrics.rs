@@ -13,7 +13,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::census::Stranded;
+use crate::{
+    census::Stranded,
+    drift::{Drift, Kind},
+};
 
 type Seconds = Gauge<f64, AtomicU64>;
 
@@ -67,10 +70,14 @@ pub struct Metrics {
     failures: Family<ReasonLabels, Counter>,
     full_syncs: Family<ReasonLabels, Counter>,
     repaired_chains: Family<FamilyLabels, Counter>,
+    drift: Family<ReasonLabels, Counter>,
+    verifications: Family<FamilyLabels, Histogram>,
     endpoint_changes: Counter,
     endpoint_changes_pending: Gauge,
     service_changes: Counter,
     service_changes_pending: Gauge,
+    reconcile_duration: Family<FamilyLabels, Histogram>,
+    flows_deleted: Family<FamilyLabels, Counter>,
     healthz: Family<CodeLabels, Counter>,
     livez: Family<CodeLabels, Counter>,
 }
@@ -108,10 +115,14 @@ impl Metrics {
             failures: Family::default(),
             full_syncs: Family::default(),
             repaired_chains: Family::default(),
+            drift: Family::default(),
+            verifications: histograms(sync_buckets),
             endpoint_changes: Counter::default(),
             endpoint_changes_pending: Gauge::default(),
             service_changes: Counter::default(),
             service_changes_pending: Gauge::default(),
+            reconcile_duration: histograms(sync_buckets),
+            flows_deleted: Family::default(),
             healthz: Family::default(),
             livez: Family::default(),
         };
@@ -179,6 +190,18 @@ impl Metrics {
         to.register(name, "Cumulative proxy rules Service changes", self.service_changes.clone());
         let name = "sync_proxy_rules_service_changes_pending";
         to.register(name, "Pending proxy rules Service changes", self.service_changes_pending.clone());
+        let name = "conntrack_reconciler_sync_duration_seconds";
+        to.register(
+            name,
+            "ReconcileConntrackFlowsLatency latency in seconds",
+            self.reconcile_duration.clone(),
+        );
+        let name = "conntrack_reconciler_deleted_entries_total";
+        to.register(
+            name,
+            "Cumulative conntrack flows deleted by conntrack reconciler",
+            self.flows_deleted.clone(),
+        );
         to.register("proxy_healthz_total", "Cumulative proxy healthz HTTP status", self.healthz.clone());
         to.register("proxy_livez_total", "Cumulative proxy livez HTTP status", self.livez.clone());
     }
@@ -193,6 +216,10 @@ impl Metrics {
         );
         let help = "Chains that another program had changed, and that were written again";
         to.register("repaired_chains_total", help, self.repaired_chains.clone());
+        let help = "Differences between what was installed and what should have been, made by other programs, by kind";
+        to.register("drift_total", help, self.drift.clone());
+        let help = "Time to compare what another program may have changed, and to repair it";
+        to.register("verification_duration_seconds", help, self.verifications.clone());
     }
 
     /// A sync of `family` ended after `duration`.
@@ -229,9 +256,21 @@ impl Metrics {
         }
     }
 
-    /// `chains` were repaired that another program had changed.
-    pub fn observe_repaired(&self, family: IpFamily, chains: usize) {
-        self.repaired_chains.get_or_create(&labels(family)).inc_by(chains.try_into().unwrap_or(u64::MAX));
+    /// What others changed was found, and repaired.
+    pub fn observe_drift(&self, family: IpFamily, drift: &Drift) {
+        let count = |count: usize| count.try_into().unwrap_or(u64::MAX);
+        for (kind, number) in &drift.counts {
+            let labels = ReasonLabels { ip_family: family.as_str(), reason: kind.as_str() };
+            self.drift.get_or_create(&labels).inc_by(count(*number));
+        }
+        let chains = drift.counts.iter().filter(|(kind, _)| **kind != Kind::Unhooked);
+        let chains = chains.map(|(_, number)| count(*number)).sum();
+        self.repaired_chains.get_or_create(&labels(family)).inc_by(chains);
+    }
+
+    /// What others may have changed was compared.
+    pub fn observe_verification(&self, family: IpFamily, duration: Duration) {
+        self.verifications.get_or_create(&labels(family)).observe(duration.as_secs_f64());
     }
 
     /// How many rules of ours `table` should hold.
@@ -257,6 +296,12 @@ impl Metrics {
     /// Time from a change in the cluster to its being programmed.
     pub fn observe_programming(&self, family: IpFamily, latency: Duration) {
         self.network_programming.get_or_create(&labels(family)).observe(latency.as_secs_f64());
+    }
+
+    /// UDP flows of `family` were compared with its rules.
+    pub fn observe_reconcile(&self, family: IpFamily, duration: Duration, deleted: u64) {
+        self.reconcile_duration.get_or_create(&labels(family)).observe(duration.as_secs_f64());
+        self.flows_deleted.get_or_create(&labels(family)).inc_by(deleted);
     }
 
     /// A slice arrived.

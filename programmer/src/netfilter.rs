@@ -55,6 +55,16 @@ pub trait Netfilter: Send + Sync + 'static {
     /// `iptables-save -t TABLE`: everything in the table, whoever made it. Empty if the table does not exist.
     fn save(&self, table: &str) -> impl Future<Output = Result<String, ToolError>> + Send;
 
+    /// The rules of one chain as a save prints them, or `None` if there is no such chain. Where a single chain cannot be
+    /// read for less than a whole table, it is taken from that.
+    fn chain(
+        &self,
+        table: &str,
+        chain: &str,
+    ) -> impl Future<Output = Result<Option<Vec<String>>, ToolError>> + Send {
+        async move { Ok(crate::drift::lines_of(&self.save(table).await?, chain)) }
+    }
+
     /// `iptables-restore --noflush --counters`: chains that the document declares are replaced, all others stay.
     fn restore(&self, document: &str) -> impl Future<Output = Result<(), ToolError>> + Send;
 }

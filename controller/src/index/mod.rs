@@ -17,6 +17,7 @@ mod dirty;
 mod intern;
 mod members;
 mod snapshot;
+mod topology;
 mod version;
 mod written;
 
@@ -31,6 +32,7 @@ pub use written::Gone;
 
 use intern::Interner;
 use members::Namespace;
+use topology::Topology;
 use written::Objects;
 
 /// Kinds that the index holds.
@@ -85,6 +87,7 @@ pub struct Index {
     names: Interner<str>,
     label_maps: Interner<LabelMap>,
     ports: Interner<[fairlead_objects::ContainerPort]>,
+    topology: Topology,
     /// Without Nodes nothing is concluded from their absence.
     nodes_watched: bool,
 }
@@ -119,6 +122,7 @@ impl Index {
             names: Interner::default(),
             label_maps: Interner::default(),
             ports: Interner::default(),
+            topology: Topology::default(),
             nodes_watched,
         }
     }
@@ -272,15 +276,21 @@ impl Index {
         // What plans depend on: that the Node exists, and its zone. Heartbeats change neither.
         let concerns = entry.node.as_ref().is_none_or(|known| known.zone() != node.zone());
         let name = Arc::clone(&node.name);
+        let concerns_shares = topology::concerns_shares(entry.node.as_deref(), &node);
         entry.node = Some(Arc::new(node));
-        if concerns { self.services_on(&name) } else { Dirty::default() }
+        let mut dirty = if concerns { self.services_on(&name) } else { Dirty::default() };
+        if concerns_shares {
+            dirty.extend(self.shares_changed());
+        }
+        dirty
     }
 
     /// A Node is gone.
     pub fn delete_node(&mut self, name: &Arc<str>) -> Dirty {
         let Some(entry) = self.nodes.get_mut(name) else { return Dirty::default() };
         entry.node = None;
-        let dirty = self.services_on(name);
+        let mut dirty = self.services_on(name);
+        dirty.extend(self.shares_changed());
         if self.nodes.get(name).is_some_and(|entry| entry.pods.is_empty()) {
             self.nodes.remove(name);
         }

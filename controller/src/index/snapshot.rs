@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use fairlead_objects::{EndpointSlice, Endpoints, Node, Pod, Service, ServiceKey};
-use fairlead_planner::{NodeLookup, Nodes};
+use fairlead_planner::{NodeLookup, Nodes, Remembered, ZoneShares, is_topology_auto};
 
 use super::Index;
 
@@ -22,6 +22,10 @@ pub struct Snapshot {
     pub taken_names: Vec<String>,
     /// The Endpoints and slices contradict what the API server said: they should be read again before they are used.
     pub suspect: bool,
+    /// The shares of the zones, if the Service asks for topology mode `Auto` and they can be told.
+    pub shares: Option<Arc<ZoneShares>>,
+    /// What the last plan wanted remembered.
+    pub remembered: Option<Arc<Remembered>>,
     /// The Nodes of the Pods; `None` if Nodes are not watched.
     nodes: Option<BTreeMap<Arc<str>, Arc<Node>>>,
 }
@@ -36,8 +40,12 @@ impl Index {
             |name: &Arc<str>| Some((Arc::clone(name), Arc::clone(self.nodes.get(name)?.node.as_ref()?)));
         let nodes =
             self.nodes_watched.then(|| pods.iter().filter_map(|pod| node(pod.node.as_ref()?)).collect());
+        let service = namespace.and_then(|namespace| namespace.service(&key.name)).cloned();
+        let hinted = service.as_deref().is_some_and(is_topology_auto);
         Snapshot {
-            service: namespace.and_then(|namespace| namespace.service(&key.name)).cloned(),
+            service,
+            shares: if hinted { self.zone_shares() } else { None },
+            remembered: self.topology.remembered(key),
             pods,
             endpoints: self.endpoints.get(key).cloned(),
             slices: self.slices_of(key).cloned().collect(),

@@ -316,3 +316,50 @@ fn nothing_is_left_when_everything_is_gone() {
     assert_eq!(index.sizes(), Sizes::default());
     assert!(index.nodes.is_empty() && index.namespaces.is_empty());
 }
+
+fn sized(name: &str, zone: &str, cpu: &str) -> Node {
+    let mut node = node(name, "10.0.0.9", zone);
+    node.ready = true;
+    node.allocatable_cpu = Some(cpu.into());
+    node
+}
+
+#[test]
+fn change_of_the_shares_dirties_services_whose_hints_it_outdates() {
+    use fairlead_objects::Family;
+    use fairlead_planner::{Remembered, Unhinted};
+
+    let mut index = index();
+    for (name, zone) in [("a", "za"), ("b", "zb")] {
+        index.apply_node(sized(name, zone, "2"));
+    }
+    let counts = [("za", 2), ("zb", 2)].map(|(zone, count)| (Arc::from(zone), count));
+    let hinted = [(Family::V4, BTreeMap::from(counts))].into();
+    index.remember(&key("hinted"), Remembered { hinted, ..Remembered::default() });
+    let refused = [(Family::V4, Unhinted::InsufficientNodes)].into();
+    assert!(index.apply_node(sized("a", "za", "2")).is_empty(), "a heartbeat");
+    let overloaded = index.apply_node(sized("a", "za", "20"));
+    assert_eq!(overloaded.into_iter().collect::<Vec<_>>(), [(key("hinted"), Cause::Node)]);
+    index.remember(&key("hinted"), Remembered { refused, ..Remembered::default() });
+    assert_eq!(keys(index.apply_node(sized("c", "zb", "20"))), ["hinted"], "can be hinted now");
+    index.remember(&key("hinted"), Remembered::default());
+    assert!(index.delete_node(&"c".into()).is_empty());
+}
+
+#[test]
+fn snapshot_knows_the_shares_for_services_that_ask_for_them() {
+    let mut index = index();
+    index.apply_node(sized("a", "za", "2"));
+    let mut auto = service("auto", json!({}));
+    auto.annotations = object(json!({"service.kubernetes.io/topology-mode": "Auto"}));
+    index.apply_service(auto);
+    index.apply_service(service("plain", json!({})));
+    assert!(index.snapshot(&key("auto")).shares.is_none(), "one zone only");
+    index.apply_node(sized("b", "zb", "2"));
+    assert!(index.snapshot(&key("auto")).shares.is_some());
+    assert!(index.snapshot(&key("plain")).shares.is_none());
+    let mut unready = sized("b", "zb", "2");
+    unready.ready = false;
+    index.apply_node(unready);
+    assert!(index.snapshot(&key("auto")).shares.is_none());
+}

@@ -149,6 +149,7 @@ impl Lease {
     ) {
         let mut candidate = Candidate { lease: &self, leases, observed: None, term: None };
         loop {
+            let led = candidate.term.is_some();
             let outcome = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -158,7 +159,10 @@ impl Lease {
             if let Some(outcome) = &outcome {
                 self.tell(&gate, outcome);
             }
-            let pause = candidate.judge(outcome, &mut report);
+            if !led && candidate.term.is_some() {
+                report(Change::Won);
+            }
+            let pause = candidate.judge(outcome.as_ref(), &mut report);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -250,22 +254,18 @@ impl<L: Leases> Candidate<'_, L> {
         {
             return Ok(Outcome::Ours);
         }
-        match self.ask(self.leases.get()).await? {
-            Some(object) => {
-                self.observe(object.clone());
-                match self.step() {
-                    Step::Wait(left) => Ok(Outcome::Theirs(left)),
-                    Step::Acquire | Step::Renew => self.write(object).await,
-                }
-            }
-            None => {
-                let metadata = ObjectMeta {
-                    namespace: Some(self.lease.namespace.clone()),
-                    name: Some(self.lease.name.clone()),
-                    ..ObjectMeta::default()
-                };
-                self.write(Object { metadata, spec: None }).await
-            }
+        let Some(object) = self.ask(self.leases.get()).await? else {
+            let metadata = ObjectMeta {
+                namespace: Some(self.lease.namespace.clone()),
+                name: Some(self.lease.name.clone()),
+                ..ObjectMeta::default()
+            };
+            return self.write(Object { metadata, spec: None }).await;
+        };
+        self.observe(object.clone());
+        match self.step() {
+            Step::Wait(left) => Ok(Outcome::Theirs(left)),
+            Step::Acquire | Step::Renew => self.write(object).await,
         }
     }
 
@@ -315,24 +315,20 @@ impl<L: Leases> Candidate<'_, L> {
     /// Draws the conclusions from an attempt, or from a deadline that has passed (`None`). Returns how long to pause.
     fn judge(
         &mut self,
-        outcome: Option<Result<Outcome, LeaseError>>,
+        outcome: Option<&Result<Outcome, LeaseError>>,
         report: &mut impl FnMut(Change),
     ) -> Duration {
         let times = self.lease.times;
         let led = self.term.is_some();
         match outcome {
-            Some(Ok(Outcome::Ours)) => {
-                // Reported again and again; only the first time is news to who listens.
-                report(Change::Won);
-                times.retry
-            }
+            Some(Ok(Outcome::Ours)) => times.retry,
             Some(Ok(Outcome::Theirs(left))) => {
                 if self.term.take().is_some() {
                     tracing::warn!(lease = %self.lease, holder = self.holder(), "another has taken the lease");
                     report(Change::Lost);
                 }
                 // The end of the lease is not slept through.
-                jittered(times.retry).min(left + jittered(times.retry / 20))
+                jittered(times.retry).min(*left + jittered(times.retry / 20))
             }
             Some(Ok(Outcome::Contended) | Err(_)) if led => self.expire(report).unwrap_or(times.retry / 4),
             Some(Ok(Outcome::Contended) | Err(_)) => jittered(times.retry),
@@ -362,15 +358,17 @@ impl<L: Leases> Candidate<'_, L> {
             let Some(spec) = object.spec.take().filter(ours) else { return };
             object.spec = Some(record::released(&spec, Timestamp::now()));
             attempts += 1;
-            match self.ask(self.leases.replace(&object)).await {
-                Ok(_) => return tracing::info!(lease = %self.lease, "released the lease"),
-                Err(error) if error.is_contention() && attempts < 3 => match self.ask(self.leases.get()).await {
-                    Ok(Some(object)) => self.observe(object),
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(lease = %self.lease, "cannot release the lease: {error}"),
-                },
-                Err(error) => tracing::warn!(lease = %self.lease, "cannot release the lease: {error}"),
+            let Err(error) = self.ask(self.leases.replace(&object)).await else {
+                return tracing::info!(lease = %self.lease, "released the lease");
+            };
+            if error.is_contention()
+                && attempts < 3
+                && let Ok(Some(object)) = self.ask(self.leases.get()).await
+            {
+                self.observe(object);
+                continue;
             }
+            tracing::warn!(lease = %self.lease, "cannot release the lease: {error}");
         }
     }
 }

@@ -9,8 +9,12 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, gauge::ConstGauge},
 };
+use tokio::time::Instant;
 
-use super::{label, resource};
+use super::{
+    label, resource,
+    workqueue::{self, Running},
+};
 use crate::{
     index::{Index, Kind},
     part::Part,
@@ -21,6 +25,7 @@ pub(super) struct Collected {
     pub(super) index: Arc<Mutex<Index>>,
     pub(super) queue: Arc<Queue>,
     pub(super) readiness: Readiness,
+    pub(super) running: Arc<Mutex<Running>>,
 }
 
 impl fmt::Debug for Collected {
@@ -31,6 +36,7 @@ impl fmt::Debug for Collected {
 
 impl Collector for Collected {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.encode_workqueue(&mut encoder)?;
         let sizes = self.index.lock().sizes();
         let objects =
             Kind::ALL.into_iter().zip(sizes.objects).map(|(kind, size)| (resource(kind).to_owned(), size));
@@ -51,6 +57,41 @@ impl Collector for Collected {
         )?;
         let troubled = gates.iter().map(|gate| (gate.name().to_owned(), usize::from(gate.is_troubled())));
         gauges(&mut encoder, "fairlead_watch_failing", "1 while a watch cannot be kept up", "watch", troubled)
+    }
+}
+
+impl Collected {
+    fn encode_workqueue(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let now = Instant::now();
+        let (ready, added) = (self.queue.ready(now), self.queue.added());
+        let ages = Part::ALL.map(|part| self.running.lock().ages(part, now));
+        let count = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+        #[allow(clippy::cast_precision_loss, reason = "a count of additions stays far below 2^52")]
+        let added = added.map(|n| n as f64);
+        let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
+        for (name, help, kind, values) in [
+            ("workqueue_depth", "Items that are due and wait to be worked on", gauge, ready.map(count)),
+            ("workqueue_adds_total", "Items that were added", counter, added),
+            (
+                "workqueue_unfinished_work_seconds",
+                "How long the work in progress has been going on, all of it added up",
+                gauge,
+                ages.map(|(sum, _)| sum.as_secs_f64()),
+            ),
+            (
+                "workqueue_longest_running_processor_seconds",
+                "How long the longest work in progress has been going on",
+                gauge,
+                ages.map(|(_, longest)| longest.as_secs_f64()),
+            ),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (part, value) in Part::ALL.into_iter().zip(values) {
+                let labels = workqueue::queue(part);
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -10,10 +10,9 @@ use crate::{
 };
 
 impl Bed {
-    /// A Pod of the namespace `default`.
+    /// A Pod, by its name or `namespace/name`.
     pub fn pod(&self, name: &str) -> Result<&Pod> {
-        let key = ("default".to_owned(), name.to_owned());
-        self.pods.get(&key).with_context(|| format!("no Pod {name}"))
+        self.pods.get(&key(name)).with_context(|| format!("no Pod {name}"))
     }
 
     /// All Pods.
@@ -50,10 +49,9 @@ impl Bed {
         Ok(next)
     }
 
-    /// Makes a Pod of the namespace `default` ready or not.
+    /// Makes a Pod ready or not.
     pub fn set_ready(&mut self, name: &str, ready: bool) -> Result<()> {
-        let key = ("default".to_owned(), name.to_owned());
-        let pod = self.pods.get_mut(&key).with_context(|| format!("no Pod {name}"))?;
+        let pod = self.pods.get_mut(&key(name)).with_context(|| format!("no Pod {name}"))?;
         pod.spec.ready = ready;
         let pod = self.pod(name)?;
         let mut object = pod.spec.object(&pod.node);
@@ -61,15 +59,15 @@ impl Bed {
         self.kubernetes().apply(&object).map(drop)
     }
 
-    /// Marks a Pod of the namespace `default` as terminating; it goes on answering until [`Bed::delete_pod`].
+    /// Marks a Pod as terminating; it goes on answering until [`Bed::delete_pod`].
     pub fn terminate_pod(&self, name: &str) -> Result<()> {
-        self.kubernetes().delete("Pod", "default", name, 600)
+        let (namespace, name) = pod::split(name);
+        self.kubernetes().delete("Pod", namespace, name, 600)
     }
 
-    /// Ends a Pod of the namespace `default`: its object, its servers, its link.
+    /// Ends a Pod: its object, its servers, its link.
     pub fn delete_pod(&mut self, name: &str) -> Result<()> {
-        let key = ("default".to_owned(), name.to_owned());
-        let pod = self.pods.remove(&key).with_context(|| format!("no Pod {name}"))?;
+        let pod = self.pods.remove(&key(name)).with_context(|| format!("no Pod {name}"))?;
         self.end_pod(&pod)
     }
 
@@ -95,4 +93,9 @@ impl Bed {
         let families = self.options.families;
         pod::status(&pod.addresses.known(families), &pod.node.addresses.known(families), pod.spec.ready)
     }
+}
+
+fn key(reference: &str) -> (String, String) {
+    let (namespace, name) = pod::split(reference);
+    (namespace.to_owned(), name.to_owned())
 }

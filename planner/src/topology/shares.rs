@@ -28,8 +28,7 @@ impl ZoneShares {
         }
         let total = by_zone.values().fold(0_u128, |total, cpu| total.saturating_add(*cpu));
         let share = |cpu: u128| float(cpu::milli(cpu)) / float(cpu::milli(total));
-        (by_zone.len() > 1)
-            .then(|| Self(by_zone.into_iter().map(|(zone, cpu)| (zone, share(cpu))).collect()))
+        (by_zone.len() > 1).then(|| Self(by_zone.into_iter().map(|(zone, cpu)| (zone, share(cpu))).collect()))
     }
 
     /// The zones and their shares, by name.
@@ -75,7 +74,9 @@ impl ZoneShares {
 }
 
 fn is_control_plane(node: &Node) -> bool {
-    [labels::NODE_ROLE_CONTROL_PLANE, labels::NODE_ROLE_MASTER].iter().any(|role| node.labels.contains_key(*role))
+    [labels::NODE_ROLE_CONTROL_PLANE, labels::NODE_ROLE_MASTER]
+        .iter()
+        .any(|role| node.labels.contains_key(*role))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a share needs no more digits than a float has")]

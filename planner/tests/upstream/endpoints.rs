@@ -98,8 +98,8 @@ fn TestSyncEndpointsNewNoSubsets() {
 }
 
 fn protocol(protocol: &str) {
-    let mut world =
-        world(json!({"ports": [{"port": 80, "targetPort": 8080, "protocol": protocol}]})).with_pods(pods(1, 1));
+    let mut world = world(json!({"ports": [{"port": 80, "targetPort": 8080, "protocol": protocol}]}))
+        .with_pods(pods(1, 1));
     world.endpoints = Some(theirs());
     let EndpointsPlan::Update(written) = world.sync().endpoints else { panic!("an update") };
     let [EndpointSubset { ports, .. }] = &written.subsets[..] else { panic!("one subset") };
@@ -299,7 +299,8 @@ fn triggered(world: &World) -> Option<&str> {
 #[test]
 fn TestLastTriggerChangeTimeAnnotation() {
     let mut world = world(json!({})).with_pods(pods(1, 1));
-    world.triggers.endpoints = TriggerTimes::default().next(world.service.as_ref().unwrap(), &[&world.pods[0]]);
+    world.triggers.endpoints =
+        TriggerTimes::default().next(world.service.as_ref().unwrap(), &[&world.pods[0]]);
     world.sync();
     assert_eq!(triggered(&world), Some("2026-01-01T00:00:00Z"), "the creation of the Service");
 }
@@ -350,7 +351,8 @@ fn TestSyncServiceOverCapacity() {
         (Some("truncated"), 1000, [1000, 0], [1000, 0], false),
         (Some("invalid"), 1001, [1001, 0], [1000, 0], true),
     ];
-    for (before, existing, [ready, not_ready], kept, annotated) in rows("TestSyncServiceOverCapacity", cases) {
+    for (before, existing, [ready, not_ready], kept, annotated) in rows("TestSyncServiceOverCapacity", cases)
+    {
         let mut world = world(json!({})).with_pods(pods(0, existing));
         world.sync();
         let annotation = |value: &str| ("endpoints.kubernetes.io/over-capacity".to_owned(), value.to_owned());
@@ -361,7 +363,11 @@ fn TestSyncServiceOverCapacity() {
         // Deviation: upstream writes truncated Endpoints on every sync; `sync` makes sure that we do not.
         world.sync();
         let (found_ready, found_not_ready) = split(&world);
-        assert_eq!([found_ready.len(), found_not_ready.len()], kept, "{before:?} {existing} {ready} {not_ready}");
+        assert_eq!(
+            [found_ready.len(), found_not_ready.len()],
+            kept,
+            "{before:?} {existing} {ready} {not_ready}"
+        );
         let expected = annotated.then(|| [annotation("truncated")].into());
         assert_eq!(stored(&world).metadata.annotations, expected);
     }
@@ -370,27 +376,36 @@ fn TestSyncServiceOverCapacity() {
 #[test]
 fn TestEndpointPortFromServicePort() {
     for (case, app) in rows("TestEndpointPortFromServicePort", [("nil", None), ("http", Some("http"))]) {
-        let mut world = world(json!({"ports": [{"name": "web", "port": 80, "targetPort": 8080, "appProtocol": app}]}))
-            .with_pods(pods(1, 1));
+        let mut world =
+            world(json!({"ports": [{"name": "web", "port": 80, "targetPort": 8080, "appProtocol": app}]}))
+                .with_pods(pods(1, 1));
         world.sync();
         let port = &stored(&world).subsets[0].ports[0];
-        assert_eq!((port.name.as_str(), port.port, port.app_protocol.as_deref()), ("web", 8080, app), "{case}");
+        assert_eq!(
+            (port.name.as_str(), port.port, port.app_protocol.as_deref()),
+            ("web", 8080, app),
+            "{case}"
+        );
     }
 }
 
 #[test]
 fn TestEndpointSubsetsEqualIgnoreResourceVersion() {
+    type Damage = fn(&mut Vec<EndpointSubset>);
     let prepare = || {
         let mut world = world(json!({})).with_pods(pods(1, 4));
         world.pods[2..].iter_mut().for_each(|pod| pod.ready = false);
         world.sync();
         world
     };
-    type Damage = fn(&mut Vec<EndpointSubset>);
     let cases: [(&str, Damage, bool); 6] = [
         ("subsets removed", Vec::clear, false),
         ("ready address changed", |subsets| subsets[0].addresses[0].ip = "10.9.9.9".to_owned(), false),
-        ("other address changed", |subsets| subsets[0].not_ready_addresses[0].ip = "10.9.9.9".to_owned(), false),
+        (
+            "other address changed",
+            |subsets| subsets[0].not_ready_addresses[0].ip = "10.9.9.9".to_owned(),
+            false,
+        ),
         ("ports changed", |subsets| subsets[0].ports[0].port = 81, false),
         (
             "version changed",
@@ -400,7 +415,8 @@ fn TestEndpointSubsetsEqualIgnoreResourceVersion() {
         (
             "version changed among those not ready",
             |subsets| {
-                subsets[0].not_ready_addresses[0].target_ref.as_mut().unwrap().resource_version = "3".to_owned();
+                subsets[0].not_ready_addresses[0].target_ref.as_mut().unwrap().resource_version =
+                    "3".to_owned();
             },
             true,
         ),
@@ -419,12 +435,17 @@ fn TestSyncEndpointsAddDeletePorts() {
         service("web", json!({"ports": (0..count).map(port).collect::<Vec<_>>()})).ports
     };
     let mut world = world(json!({}));
-    for (step, (port_count, pod_count)) in [(1, 1), (2, 1), (2, 3), (1, 3), (3, 2), (0, 2), (1, 0), (1, 2)].into_iter().enumerate() {
+    for (step, (port_count, pod_count)) in
+        [(1, 1), (2, 1), (2, 3), (1, 3), (3, 2), (0, 2), (1, 0), (1, 2)].into_iter().enumerate()
+    {
         world.service_mut().ports = ports(port_count);
         world.pods = pods(1, pod_count);
         world.sync();
-        let found: Vec<_> =
-            stored(&world).subsets.iter().map(|subset| (subset.ports.len(), subset.addresses.len())).collect();
+        let found: Vec<_> = stored(&world)
+            .subsets
+            .iter()
+            .map(|subset| (subset.ports.len(), subset.addresses.len()))
+            .collect();
         let expected = if port_count * pod_count == 0 { vec![] } else { vec![(port_count, pod_count)] };
         assert_eq!(found, expected, "step {step}");
     }
@@ -438,15 +459,22 @@ fn TestSyncServiceAddresses() {
             let [ready, deleting, publish] = [0, 1, 2].map(|bit| bits >> bit & 1 == 1);
             let patch = json!({"status": {"phase": phase}});
             let pod = pod_with("a", "web", "n1", "10.0.0.1", patch);
-            let mut world = world(json!({"publishNotReadyAddresses": publish}))
-                .with_pods([Pod { ready, terminating: deleting, ..pod }]);
+            let mut world = world(json!({"publishNotReadyAddresses": publish})).with_pods([Pod {
+                ready,
+                terminating: deleting,
+                ..pod
+            }]);
             world.sync();
             let expected = match (phase, publish, deleting, ready) {
                 ("Failed" | "Succeeded", ..) | (_, false, true, _) => (vec![], vec![]),
                 (_, true, ..) | (_, _, _, true) => (vec!["1"], vec![]),
                 _ => (vec![], vec!["1"]),
             };
-            assert_eq!(split(&world), expected, "{phase} ready={ready} deleting={deleting} publish={publish}");
+            assert_eq!(
+                split(&world),
+                expected,
+                "{phase} ready={ready} deleting={deleting} publish={publish}"
+            );
             cases += 1;
         }
     }

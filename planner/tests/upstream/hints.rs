@@ -23,8 +23,9 @@ fn world(distribution: Value, zones: [&str; 2]) -> World {
     ]);
     world.pods[2].ready = false;
     world.limits.endpoints_per_slice = 1;
-    let named = ["n1", "n2"].map(|name| Arc::from(name)).into_iter().zip(zones);
-    world.nodes = Some(named.map(|(name, zone)| (Arc::clone(&name), node(&name, "192.168.0.1", zone))).collect());
+    let named = ["n1", "n2"].map(Arc::from).into_iter().zip(zones);
+    world.nodes =
+        Some(named.map(|(name, zone)| (Arc::clone(&name), node(&name, "192.168.0.1", zone))).collect());
     world
 }
 
@@ -50,10 +51,10 @@ fn found(world: &World) -> Vec<String> {
 
 #[test]
 fn TestReconcileHints() {
-    let (zoned, bare) = (["z1", "z2"], ["", ""]);
-    let none = ["", "", ""];
     // What to prefer, the zones; hints before, if there are slices; hints after, and how many slices are written.
     type Case<'a> = (&'a str, Value, [&'a str; 2], Option<[&'a str; 3]>, [&'a str; 3], usize);
+    let (zoned, bare) = (["z1", "z2"], ["", ""]);
+    let none = ["", "", ""];
     let cases: [Case<'_>; 12] = [
         ("zone hints with PreferClose", json!("PreferClose"), zoned, None, ["z1/", "z2/", ""], 3),
         ("zone hints with PreferSameZone", json!("PreferSameZone"), zoned, None, ["z1/", "z2/", ""], 3),
@@ -114,7 +115,8 @@ fn TestReconcileHints() {
         let mut world = world(distribution, zones);
         if let Some(before) = before {
             world.sync();
-            let mut endpoints: Vec<_> = world.slices.iter_mut().map(|slice| &mut slice.endpoints[0]).collect();
+            let mut endpoints: Vec<_> =
+                world.slices.iter_mut().map(|slice| &mut slice.endpoints[0]).collect();
             endpoints.sort_by(|a, b| a.addresses.cmp(&b.addresses));
             for (endpoint, hints) in endpoints.into_iter().zip(before) {
                 endpoint.hints = parse(hints);

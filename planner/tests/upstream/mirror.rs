@@ -47,11 +47,11 @@ fn leader() -> Value {
 
 #[test]
 fn TestSyncEndpoints() {
+    // Endpoints with their metadata; the Service; whether a mirrored slice exists; creates, updates, deletes.
+    type Case<'a> = (&'a str, Option<Value>, Option<Value>, bool, (usize, usize, usize));
     let skip = |value: &str| labelled("endpointslice.kubernetes.io/skip-mirror", value);
     let (plain, selecting) = (json!({"selector": null}), json!({"selector": {"app": "web"}}));
     let none = json!({});
-    // Endpoints with their metadata; the Service; whether a mirrored slice exists; creates, updates, deletes.
-    type Case<'a> = (&'a str, Option<Value>, Option<Value>, bool, (usize, usize, usize));
     let cases: [Case<'_>; 9] = [
         ("Endpoints gone", None, Some(plain.clone()), true, (0, 0, 1)),
         ("no slices yet", Some(none.clone()), Some(plain.clone()), false, (1, 0, 0)),
@@ -79,7 +79,11 @@ fn TestShouldMirror() {
     let cases = [
         ("plain", json!({}), true),
         ("skip-mirror", labelled("endpointslice.kubernetes.io/skip-mirror", "true"), false),
-        ("skip-mirror with another value", labelled("endpointslice.kubernetes.io/skip-mirror", "invalid"), true),
+        (
+            "skip-mirror with another value",
+            labelled("endpointslice.kubernetes.io/skip-mirror", "invalid"),
+            true,
+        ),
         ("leader election", leader(), false),
     ];
     for (case, metadata, mirrored) in rows("TestShouldMirror", cases) {
@@ -89,9 +93,7 @@ fn TestShouldMirror() {
 
 #[test]
 fn TestEndpointSlicesMirroredForService() {
-    let labels = |service: Option<&str>, manager: Option<&str>| {
-        json!({"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": manager})
-    };
+    let labels = |service: Option<&str>, manager: Option<&str>| json!({"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": manager});
     let cases = [
         ("ours", "default", labels(Some("web"), Some(MANAGER)), true),
         ("no labels", "default", labels(None, None), false),
@@ -115,7 +117,8 @@ fn TestEndpointSlicesMirroredForService() {
 fn TestRecycleSlices() {
     // Subsets before and after, by address type and port; slices that are created, updated, deleted.
     type Slices<'a> = &'a [(&'a str, i32)];
-    let cases: [(&str, Slices<'_>, Slices<'_>, (usize, usize, usize)); 8] = [
+    type Case<'a> = (&'a str, Slices<'a>, Slices<'a>, (usize, usize, usize));
+    let cases: [Case<'_>; 8] = [
         ("nothing", &[], &[], (0, 0, 0)),
         ("one create", &[], &[("10.0.0.1", 80)], (1, 0, 0)),
         ("one delete", &[("10.0.0.1", 80)], &[], (0, 0, 1)),
@@ -134,14 +137,10 @@ fn TestRecycleSlices() {
             (0, 1, 2),
         ),
         // Deviation: upstream may take the wrong one of two creates here.
-        (
-            "creates of both types",
-            &[("2000::1", 80)],
-            &[("10.0.0.1", 81), ("2000::1", 82)],
-            (1, 1, 0),
-        ),
+        ("creates of both types", &[("2000::1", 80)], &[("10.0.0.1", 81), ("2000::1", 82)], (1, 1, 0)),
     ];
-    let subsets = |slices: Slices<'_>| -> Value { slices.iter().map(|(ip, port)| subset(&[ip], *port)).collect() };
+    let subsets =
+        |slices: Slices<'_>| -> Value { slices.iter().map(|(ip, port)| subset(&[ip], *port)).collect() };
     for (case, before, after, expected) in rows("TestRecycleSlices", cases) {
         let mut world = world(subsets(before), json!({}));
         world.sync();

@@ -126,7 +126,10 @@ fn TestReconcile() {
         ("the same slice exists", case(one, v4).after(one, json!({}), same)),
         ("a slice exists, Endpoints are empty", case(&[], [&[], &[]]).after(one, json!({}), (0, 0, 1))),
         ("a slice of another port exists", case(one, v4).after(&["10.0.0.1 : 81"], json!({}), (0, 1, 0))),
-        ("an address is added", case(&["10.0.0.1 10.0.0.2 : 80"], [&[2], &[]]).after(one, json!({}), (0, 1, 0))),
+        (
+            "an address is added",
+            case(&["10.0.0.1 10.0.0.2 : 80"], [&[2], &[]]).after(one, json!({}), (0, 1, 0)),
+        ),
         ("an address is removed", case(one, v4).after(&["10.0.0.1 10.0.0.2 : 80"], json!({}), (0, 1, 0))),
         (
             "the slice of another owner exists",
@@ -136,7 +139,10 @@ fn TestReconcile() {
             "the slice has an annotation more",
             case(one, v4).after(one, stored(annotations("foo", "bar")), (0, 1, 0)),
         ),
-        ("the Endpoints have an annotation more", case(one, v4).after(one, json!({}), (0, 1, 0)).with(annotations("foo", "bar"))),
+        (
+            "the Endpoints have an annotation more",
+            case(one, v4).after(one, json!({}), (0, 1, 0)).with(annotations("foo", "bar")),
+        ),
         (
             "the slice lacks a label",
             case(one, v4).after(one, json!({}), (0, 1, 0)).with(json!({"labels": {"foo": "bar"}})),
@@ -152,9 +158,10 @@ fn TestReconcile() {
         ),
         (
             "the trigger time changes",
-            case(one, v4)
-                .after(one, json!({}), same)
-                .with(annotations("endpoints.kubernetes.io/last-change-trigger-time", "2026-01-01T00:00:00Z")),
+            case(one, v4).after(one, json!({}), same).with(annotations(
+                "endpoints.kubernetes.io/last-change-trigger-time",
+                "2026-01-01T00:00:00Z",
+            )),
         ),
         (
             "dual stack, two subsets",
@@ -164,15 +171,13 @@ fn TestReconcile() {
             "dual stack, not ready ones too",
             case(&["10.0.0.1 2000::1 !2000::2 : 80", "10.0.0.3 2000::3 2000::4 : 81"], [&[1, 1], &[2, 2]]),
         ),
-        (
-            "invalid addresses",
-            Case { notes: [2, 2], ..case(&["10.0.0.1 nonsense 1.2.3 : 80"], v4) },
-        ),
+        ("invalid addresses", Case { notes: [2, 2], ..case(&["10.0.0.1 nonsense 1.2.3 : 80"], v4) }),
         (
             "only invalid addresses",
             Case { notes: [5, 5], ..case(&["x1 x2 !x3 : 80", "x4 x5 : 81"], [&[], &[]]) },
         ),
         ("addresses with leading zeros", case(&["010.0.0.1 010.0.0.2 : 80"], [&[2], &[]])),
+        ("v4 address written as v6", case(&["::ffff:10.0.0.1 : 80"], v4)),
         (
             "one too many",
             Case { max: 2, notes: [0, 1], ..case(&["10.0.0.1 10.0.0.2 !10.0.0.3 : 80"], [&[2], &[]]) },

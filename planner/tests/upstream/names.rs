@@ -107,6 +107,7 @@ fn every_upstream_test_has_its_like_or_a_reason_why_not() {
 fn every_test_named_as_upstreams_is_in_the_list() {
     let entries = entries();
     let is_listed = |name: &str| entries.iter().any(|entry| entry.name == name);
-    let strays: Vec<String> = tests().into_keys().filter(|name| name.starts_with("Test") && !is_listed(name)).collect();
+    let strays: Vec<String> =
+        tests().into_keys().filter(|name| name.starts_with("Test") && !is_listed(name)).collect();
     assert_eq!(strays, [""; 0]);
 }

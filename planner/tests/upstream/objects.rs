@@ -62,7 +62,8 @@ fn TestNewEndpointSlice() {
 #[test]
 fn TestPodToEndpoint() {
     let ready = pod("a", "web", "n1", "10.0.0.1");
-    let state = |ready: bool, terminating: bool| Pod { ready, terminating, ..pod("a", "web", "n1", "10.0.0.1") };
+    let state =
+        |ready: bool, terminating: bool| Pod { ready, terminating, ..pod("a", "web", "n1", "10.0.0.1") };
     let publish = json!({"publishNotReadyAddresses": true});
     let dual = pod_with(
         "a",
@@ -71,7 +72,8 @@ fn TestPodToEndpoint() {
         "",
         json!({"status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}}),
     );
-    let named = pod_with("a", "web", "n1", "10.0.0.1", json!({"spec": {"hostname": "h", "subdomain": "web"}}));
+    let named =
+        pod_with("a", "web", "n1", "10.0.0.1", json!({"spec": {"hostname": "h", "subdomain": "web"}}));
     let v6 = json!({"ipFamilies": ["IPv6"], "clusterIP": "fd00::9", "clusterIPs": ["fd00::9"]});
     let bare = |patch: Value| {
         let mut endpoint = json!({"addresses": ["10.0.0.1"], "nodeName": "n1", "zone": "z1",
@@ -80,14 +82,17 @@ fn TestPodToEndpoint() {
         merge(&mut endpoint, patch);
         endpoint
     };
-    let conditions = |ready: bool, serving: bool, terminating: bool| {
-        json!({"conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
-    };
+    let conditions = |ready: bool, serving: bool, terminating: bool| json!({"conditions": {"ready": ready, "serving": serving, "terminating": terminating}});
     let cases = [
         ("ready", json!({}), ready.clone(), bare(json!({}))),
         ("ready, published regardless", publish.clone(), ready.clone(), bare(json!({}))),
         ("not ready", json!({}), state(false, false), bare(conditions(false, false, false))),
-        ("not ready, published regardless", publish, state(false, false), bare(conditions(true, false, false))),
+        (
+            "not ready, published regardless",
+            publish,
+            state(false, false),
+            bare(conditions(true, false, false)),
+        ),
         ("node with zone", json!({}), ready, bare(json!({"zone": "z1"}))),
         ("v4 of several", json!({}), dual.clone(), bare(json!({}))),
         ("v6 of several", v6, dual, bare(json!({"addresses": ["fd00::1"]}))),
@@ -110,7 +115,8 @@ fn TestServiceControllerKey() {
         ("label", json!({"kubernetes.io/service-name": "web"}), Some("ns/web")),
     ];
     for (case, labels, expected) in rows("TestServiceControllerKey", cases) {
-        let slice = json!({"metadata": {"name": "s", "namespace": "ns", "labels": labels}, "addressType": "IPv4"});
+        let slice =
+            json!({"metadata": {"name": "s", "namespace": "ns", "labels": labels}, "addressType": "IPv4"});
         let key = object::<EndpointSlice>(slice).service_key().map(|key| key.to_string());
         assert_eq!(key.as_deref(), expected, "{case}");
     }
@@ -133,8 +139,10 @@ fn TestGetEndpointPorts() {
     let name = json!([{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP"}]);
     let at = |number: i32| json!([{"name": "web", "containerPort": number, "protocol": "TCP"}]);
     let main = json!({"spec": {"containers": [{"ports": at(8080)}]}});
-    let sidecar = |main: Value| json!({"spec": {"containers": [{"ports": main}],
-        "initContainers": [{"restartPolicy": "Always", "ports": at(9090)}]}});
+    let sidecar = |main: Value| {
+        json!({"spec": {"containers": [{"ports": main}],
+        "initContainers": [{"restartPolicy": "Always", "ports": at(9090)}]}})
+    };
     let one = |number: i32| json!([{"name": "http", "port": number, "protocol": "TCP"}]);
     let both = json!([{"name": "grpc", "port": 8081, "protocol": "TCP", "appProtocol": "example.com/grpc"},
                       {"name": "http", "port": 8080, "protocol": "TCP"}]);
@@ -154,12 +162,15 @@ fn TestFindPort() {
     let named = |protocol: &str| json!({"name": "p", "containerPort": 11, "protocol": protocol});
     let main = |ports: Value| json!({"spec": {"containers": [{"ports": ports}]}});
     let on_host = json!({"name": "p", "containerPort": 11, "protocol": "TCP", "hostPort": 93});
-    let on_host_ip = json!({"name": "p", "containerPort": 11, "protocol": "TCP", "hostPort": 93, "hostIP": "10.9.9.9"});
+    let on_host_ip =
+        json!({"name": "p", "containerPort": 11, "protocol": "TCP", "hostPort": 93, "hostIP": "10.9.9.9"});
     let negative = json!({"name": "p", "containerPort": -1, "protocol": "TCP"});
     let two = json!({"spec": {"containers": [{"ports": [{"name": "q", "containerPort": 22}]}, {"ports": [named("UDP"), named("TCP")]}]}});
     let twice = json!({"spec": {"containers": [{"ports": [named("TCP")]}, {"ports": [{"name": "p", "containerPort": 22}]}]}});
-    let init = |restart: Value, main: Value| json!({"spec": {"containers": [{"ports": main}],
-        "initContainers": [{"restartPolicy": restart, "ports": [{"name": "p", "containerPort": 33}]}]}});
+    let init = |restart: Value, main: Value| {
+        json!({"spec": {"containers": [{"ports": main}],
+        "initContainers": [{"restartPolicy": restart, "ports": [{"name": "p", "containerPort": 33}]}]}})
+    };
     let (p, always) = (json!("p"), json!("Always"));
     let cases = [
         ("number", json!(93), main(json!([])), Some(93)),
@@ -223,7 +234,8 @@ fn TestSetEndpointSliceLabels() {
 
 #[test]
 fn TestSupportedServiceAddressType() {
-    let spec = |families: Value, ip: Value| json!({"ipFamilies": families, "clusterIP": ip, "clusterIPs": null});
+    let spec =
+        |families: Value, ip: Value| json!({"ipFamilies": families, "clusterIP": ip, "clusterIPs": null});
     let (v4, v6, both) = (vec![Family::V4], vec![Family::V6], Family::ALL.to_vec());
     let (a, b, none) = (json!("10.0.0.9"), json!("fd00::9"), json!("None"));
     let cases = [
@@ -283,7 +295,8 @@ fn Test_hintsEnabled() {
 
 #[test]
 fn TestShouldSetHostname() {
-    let spec = |hostname: Value, subdomain: Value| json!({"spec": {"hostname": hostname, "subdomain": subdomain}});
+    let spec =
+        |hostname: Value, subdomain: Value| json!({"spec": {"hostname": hostname, "subdomain": subdomain}});
     let cases = [
         ("all match", spec(json!("h"), json!("web")), Some("h")),
         ("no host name", spec(json!(null), json!("web")), None),
@@ -317,6 +330,10 @@ fn TestEndpointsEqualBeyondHash() {
         world.sync();
         damage(&mut world.slices[0].endpoints[0]);
         let plan = world.sync().slices;
-        assert_eq!((actions(&plan), plan.updated), ((0, usize::from(!equal), 0), usize::from(!equal)), "{case}");
+        assert_eq!(
+            (actions(&plan), plan.updated),
+            ((0, usize::from(!equal), 0), usize::from(!equal)),
+            "{case}"
+        );
     }
 }

@@ -85,8 +85,11 @@ fn TestReconcileEndpointSlicesServicesLabelsUpdating() {
 fn TestReconcileEndpointSlicesServicesReservedLabels() {
     let mut world = world(250);
     world.sync();
-    let keys =
-        ["kubernetes.io/service-name", "endpointslice.kubernetes.io/managed-by", "service.kubernetes.io/headless"];
+    let keys = [
+        "kubernetes.io/service-name",
+        "endpointslice.kubernetes.io/managed-by",
+        "service.kubernetes.io/headless",
+    ];
     world.service_mut().labels.extend(keys.map(|key| (key.into(), "forged".into())));
     assert!(world.plan().is_empty());
 }

@@ -62,8 +62,11 @@ fn TestReconcile1Pod() {
         let mut world = world(spec).with_pods([pod_with("a", "web", "n1", "", ips.clone())]);
         world.service_mut().labels = object(labels);
         world.sync();
-        let mut found: Vec<_> =
-            world.slices.iter().map(|s| (s.address_type.clone(), s.endpoints[0].addresses.join(","))).collect();
+        let mut found: Vec<_> = world
+            .slices
+            .iter()
+            .map(|s| (s.address_type.clone(), s.endpoints[0].addresses.join(",")))
+            .collect();
         found.sort();
         assert_eq!(found, expected, "{case}");
         let mut wanted = json!({"kubernetes.io/service-name": "web",
@@ -110,13 +113,21 @@ fn TestPlaceHolderSliceCompare() {
         ("lists that are null", json!({"endpoints": null, "ports": null}), kept),
         ("lists that are empty", json!({"endpoints": [], "ports": []}), kept),
         ("another name", json!({"metadata": {"name": "web-other"}}), kept),
-        ("another time of creation", json!({"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}}), kept),
+        (
+            "another time of creation",
+            json!({"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}}),
+            kept,
+        ),
         ("a label less", json!({"metadata": {"labels": {"foo": null}}}), rewritten),
         ("a label more", json!({"metadata": {"labels": {"baz": "x"}}}), rewritten),
         ("an endpoint", json!({"endpoints": endpoint}), rewritten),
         ("a port", json!({"ports": port}), rewritten),
         // Deviation: upstream lets a placeholder be that lacks this label, or has it wrongly.
-        ("headless wrongly", json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}), rewritten),
+        (
+            "headless wrongly",
+            json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}),
+            rewritten,
+        ),
         // Deviation: upstream lets a placeholder be that an earlier Service of the same name owned.
         ("another owner", json!({"metadata": {"ownerReferences": null}}), (1, 0, 1)),
         ("another type", json!({"addressType": "IP"}), (1, 0, 1)),

@@ -10,15 +10,17 @@ use crate::rows;
 fn subset(text: &str) -> Value {
     let (addresses, ports) = text.split_once(':').unwrap_or((text, ""));
     let address = |text: &str| {
-        let (octet, uid) = text.trim_start_matches('!').split_once('@').map_or((text, None), |(ip, uid)| (ip, Some(uid)));
-        let ip = octet.trim_start_matches('!');
-        let ip = if ip.starts_with('v') { format!("beef::{}", &ip[1..]) } else { format!("1.2.3.{ip}") };
+        let text = text.trim_start_matches('!');
+        let (number, uid) = text.split_once('@').map_or((text, None), |(number, uid)| (number, Some(uid)));
+        let v6 = number.strip_prefix('v').map(|number| format!("beef::{number}"));
+        let ip = v6.unwrap_or_else(|| format!("1.2.3.{number}"));
         uid.map_or_else(|| json!({"ip": ip}), |uid| json!({"ip": ip, "targetRef": {"uid": uid}}))
     };
     let list = |ready: bool| -> Value {
         addresses.split_whitespace().filter(|text| text.starts_with('!') != ready).map(address).collect()
     };
-    let ports: Value = ports.split_whitespace().map(|port| json!({"port": port.parse::<i32>().unwrap()})).collect();
+    let ports: Value =
+        ports.split_whitespace().map(|port| json!({"port": port.parse::<i32>().unwrap()})).collect();
     json!({"addresses": list(true), "notReadyAddresses": list(false), "ports": ports})
 }
 
@@ -55,7 +57,11 @@ fn TestPackSubsets() {
         ("two sets, same of either kind", &["4 : 111", "!4 : 111"], &["!4 : 111"]),
         ("two sets, two ports", &["4 : 111", "4 : 222"], &["4 : 111 222"]),
         ("two sets, same uid, two ports", &["4@a : 111", "4@a : 222"], &["4@a : 111 222"]),
-        ("two sets, same uid, two ports, of either kind", &["4@a : 111", "!4@a : 222"], &["4@a : 111", "!4@a : 222"]),
+        (
+            "two sets, same uid, two ports, of either kind",
+            &["4@a : 111", "!4@a : 222"],
+            &["4@a : 111", "!4@a : 222"],
+        ),
         ("two sets, two addresses", &["4 : 111", "5 : 111"], &["4 5 : 111"]),
         ("two sets, two uids", &["4@a : 111", "4@b : 111"], &["4@a 4@b : 111"]),
         ("two sets, with uid and without", &["4@a : 111", "4 : 111"], &["4 4@a : 111"]),

@@ -97,7 +97,10 @@ fn TestSyncServicePodSelection() {
     world.sync();
     let [endpoint] = &world.slices[0].endpoints[..] else { panic!("one endpoint") };
     let target = endpoint.target_ref.as_ref().unwrap();
-    assert_eq!([&*target.kind, &target.namespace, &target.name, &target.uid], ["Pod", "default", "pod1", "uid-pod1"]);
+    assert_eq!(
+        [&*target.kind, &target.namespace, &target.name, &target.uid],
+        ["Pod", "default", "pod1", "uid-pod1"]
+    );
     assert_eq!(target.resource_version, "");
 }
 
@@ -131,7 +134,8 @@ fn TestSyncServiceEndpointSliceLabelSelection() {
     let mut world = world(json!({}));
     let right = ours(&world.clone().with_pods(pods(1, 1)));
     let named = |name: &str, manager: Value, of: &str| {
-        let labels = json!({"kubernetes.io/service-name": of, "endpointslice.kubernetes.io/managed-by": manager});
+        let labels =
+            json!({"kubernetes.io/service-name": of, "endpointslice.kubernetes.io/managed-by": manager});
         patched(&right, json!({"metadata": {"name": name, "labels": labels}}))
     };
     let manager = json!("endpointslice-controller.k8s.io");
@@ -152,22 +156,33 @@ fn TestSyncServiceEndpointSliceLabelSelection() {
 
 #[test]
 fn TestSyncService() {
+    // Endpoints as (address, Pod, [ready, serving, terminating]).
+    type Expected = Vec<(&'static str, &'static str, [bool; 3])>;
     let dual = |name: &str| {
         let ips = json!({"status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}});
         pod_with(name, "web", "n1", "10.0.0.1", ips)
     };
-    let one = |ready: bool, terminating: bool| Pod { ready, terminating, ..pod("a", "web", "n1", "10.0.0.1") };
+    let one =
+        |ready: bool, terminating: bool| Pod { ready, terminating, ..pod("a", "web", "n1", "10.0.0.1") };
     let twin = |phase: &str| pod_with("b", "web", "n1", "10.0.0.1", json!({"status": {"phase": phase}}));
     let v4 = json!({"ipFamilies": ["IPv4"]});
     let v6 = json!({"ipFamilies": ["IPv6"], "clusterIP": "fd00::9", "clusterIPs": ["fd00::9"]});
-    // Pods as (address, Pod, ready, serving, terminating).
-    type Expected = Vec<(&'static str, &'static str, [bool; 3])>;
     let serving = [true, true, false];
     let cases: [(&str, Value, Vec<Pod>, Expected); 6] = [
         ("v4 of dual", v4.clone(), vec![dual("a")], vec![("10.0.0.1", "a", serving)]),
         ("v6 of dual", v6, vec![dual("a")], vec![("fd00::1", "a", serving)]),
-        ("terminating, ready", v4.clone(), vec![one(true, true)], vec![("10.0.0.1", "a", [false, true, true])]),
-        ("terminating, not ready", v4.clone(), vec![one(false, true)], vec![("10.0.0.1", "a", [false, false, true])]),
+        (
+            "terminating, ready",
+            v4.clone(),
+            vec![one(true, true)],
+            vec![("10.0.0.1", "a", [false, true, true])],
+        ),
+        (
+            "terminating, not ready",
+            v4.clone(),
+            vec![one(false, true)],
+            vec![("10.0.0.1", "a", [false, false, true])],
+        ),
         (
             "shared with a completed pod",
             v4.clone(),
@@ -198,17 +213,17 @@ fn TestSyncService() {
 fn TestReconcilerFinalizeSvcDeletionTimestamp() {
     // Whether the Service is being deleted, what changes, and creates, updates and deletes.
     type Change = fn(&mut World);
+    type Case<'a> = (&'a str, bool, Change, (usize, usize, usize));
+    let twin: Change = |world| {
+        let twin = patched(&world.slices[0], json!({"metadata": {"name": "web-twin"}}));
+        world.slices.push(twin);
+    };
     let port: Change = |world| world.service_mut().ports[0].target = fairlead_objects::TargetPort::Number(81);
-    let cases: [(&str, bool, Change, (usize, usize, usize)); 5] = [
+    let cases: [Case<'_>; 5] = [
         ("creates happen otherwise", false, |world| world.slices.clear(), (1, 0, 0)),
         ("no creates", true, |world| world.slices.clear(), (0, 0, 0)),
         ("updates go on", true, |world| world.pods[0].ready = false, (0, 1, 0)),
-        (
-            "deletes go on",
-            true,
-            |world| world.slices.push(patched(&world.slices[0].clone(), json!({"metadata": {"name": "web-twin"}}))),
-            (0, 0, 1),
-        ),
+        ("deletes go on", true, twin, (0, 0, 1)),
         ("recycling goes on", true, port, (0, 1, 0)),
     ];
     for (case, terminating, change, expected) in rows("TestReconcilerFinalizeSvcDeletionTimestamp", cases) {
@@ -234,7 +249,8 @@ fn TestReconcilerPodMissingNode() {
     for (publish, existing, nodes, left, waits) in rows("TestReconcilerPodMissingNode", cases) {
         let mut world = world(json!({"publishNotReadyAddresses": publish}))
             .with_pods([pod("a", "web", "n1", "10.0.0.1"), pod("b", "web", "n2", "10.0.0.2")]);
-        let all = ["n1", "n2"].map(|name| (name.into(), fairlead_objects::builders::node(name, "192.168.0.1", "")));
+        let all =
+            ["n1", "n2"].map(|name| (name.into(), fairlead_objects::builders::node(name, "192.168.0.1", "")));
         world.nodes = Some(all.into());
         if existing {
             world.sync();

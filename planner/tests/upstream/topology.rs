@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use fairlead_objects::{Family, Node, builders::{node, service}};
+use fairlead_objects::{
+    Family, Node,
+    builders::{node, service},
+};
 use fairlead_planner::{Plan, Remembered, Unhinted, ZoneCounts, ZoneShares};
 use serde_json::json;
 
@@ -28,7 +31,9 @@ fn world(zones: &[(&str, &str, usize)]) -> World {
     world.nodes = Some(nodes(&zones.iter().map(|(zone, cpu, _)| (*zone, *cpu)).collect::<Vec<_>>()));
     for (zone, _, count) in zones {
         let mut more = pods(world.pods.len() + 1, *count);
-        more.iter_mut().for_each(|pod| pod.node = Some(Arc::from(*zone)));
+        for pod in &mut more {
+            pod.node = Some(Arc::from(*zone));
+        }
         world.pods.extend(more);
     }
     world
@@ -68,7 +73,8 @@ fn TestAddHints() {
     let disabled = |why: &str| ("TopologyAwareHintsDisabled", format!("{why}, addressType: IPv4"));
     let insufficient =
         "Insufficient Node information: allocatable CPU or zone not specified on one or more nodes";
-    let enabled = ("TopologyAwareHintsEnabled", "Topology Aware Hints has been enabled, addressType: IPv4".to_owned());
+    let enabled =
+        ("TopologyAwareHintsEnabled", "Topology Aware Hints has been enabled, addressType: IPv4".to_owned());
     // Zones with CPU and ready endpoints; endpoints besides that are not ready; hints; Event.
     let cases = [
         ("no shares, no endpoints", vec![("a", "1", 0)], 0, vec![], disabled(insufficient)),
@@ -80,7 +86,13 @@ fn TestAddHints() {
             vec![],
             disabled("Insufficient number of endpoints (2 endpoints, 3 zones)"),
         ),
-        ("two of each", vec![("a", "4500m", 1), ("b", "5500m", 1)], 0, vec![("a", "a"), ("b", "b")], enabled.clone()),
+        (
+            "two of each",
+            vec![("a", "4500m", 1), ("b", "5500m", 1)],
+            0,
+            vec![("a", "a"), ("b", "b")],
+            enabled.clone(),
+        ),
         (
             "not ready ones do not count",
             vec![("a", "4500m", 1), ("b", "5500m", 1)],
@@ -92,7 +104,12 @@ fn TestAddHints() {
             "one is donated",
             vec![("a", "35", 5), ("b", "35", 2), ("c", "30", 3)],
             0,
-            [("a", "b")].into_iter().chain([("a", "a"); 4]).chain([("b", "b"); 2]).chain([("c", "c"); 3]).collect(),
+            [("a", "b")]
+                .into_iter()
+                .chain([("a", "a"); 4])
+                .chain([("b", "b"); 2])
+                .chain([("c", "c"); 3])
+                .collect(),
             enabled,
         ),
     ];
@@ -119,7 +136,8 @@ fn TestSetNodes() {
     let role = |label: &'static str| move |node: &mut Node| drop(node.labels.insert(label.into(), "".into()));
     let (two, three) = ([("a", "1"), ("b", "1")], [("a", "1"), ("b", "1"), ("c", "7")]);
     let unready = |node: &mut Node| node.ready = false;
-    let same_zone = |node: &mut Node| drop(node.labels.insert("topology.kubernetes.io/zone".into(), "a".into()));
+    let same_zone =
+        |node: &mut Node| drop(node.labels.insert("topology.kubernetes.io/zone".into(), "a".into()));
     let half = Some(vec![0.5, 0.5]);
     let cases = [
         ("no nodes", plain(&[]), None),
@@ -128,8 +146,16 @@ fn TestSetNodes() {
         ("two zones", plain(&two), half.clone()),
         ("one of two not ready", with(&two, "b", &unready), None),
         ("one of three not ready", with(&three, "c", &unready), half.clone()),
-        ("one of two in the control plane", with(&two, "b", &role("node-role.kubernetes.io/control-plane")), None),
-        ("one of three in the control plane", with(&three, "c", &role("node-role.kubernetes.io/control-plane")), half.clone()),
+        (
+            "one of two in the control plane",
+            with(&two, "b", &role("node-role.kubernetes.io/control-plane")),
+            None,
+        ),
+        (
+            "one of three in the control plane",
+            with(&three, "c", &role("node-role.kubernetes.io/control-plane")),
+            half.clone(),
+        ),
         ("one of three a master", with(&three, "c", &role("node-role.kubernetes.io/master")), half),
         ("uneven", plain(&[("a", "5"), ("b", "4500m"), ("c", "0.5")]), Some(vec![0.5, 0.45, 0.05])),
         ("no zone", with(&three, "c", &|node| drop(node.labels.remove("topology.kubernetes.io/zone"))), None),
@@ -159,8 +185,9 @@ fn Test_getTotalReadyEndpoints() {
         let mut world = world(&zones);
         world.limits.endpoints_per_slice = 3;
         let mut all = pods(0, now);
-        all.iter_mut().for_each(|pod| pod.node = Some("a".into()));
-        all[now - not_ready..].iter_mut().for_each(|pod| pod.ready = false);
+        for (i, pod) in all.iter_mut().enumerate() {
+            (pod.node, pod.ready) = (Some("a".into()), i < now - not_ready);
+        }
         world.pods = all[..before].to_vec();
         world.sync();
         world.pods = all;

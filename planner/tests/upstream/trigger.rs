@@ -17,8 +17,10 @@ fn changed(name: &str, second: i64) -> Pod {
     Pod { ready_changed: Some(at(second)), ..pod(name, "web", "n1", "10.0.0.1") }
 }
 
-/// Feeds steps of (creation of the Service, readiness of Pods, expected time).
-fn steps(steps: &[(i64, &[(&str, i64)], Option<i64>)]) {
+/// When the Service was created, when Pods became ready, and the expected time.
+type Step<'a> = (i64, &'a [(&'a str, i64)], Option<i64>);
+
+fn steps(steps: &[Step<'_>]) {
     let mut times = TriggerTimes::default();
     for (step, (service, pods, expected)) in steps.iter().enumerate() {
         let pods: Vec<Pod> = pods.iter().map(|(name, second)| changed(name, *second)).collect();
@@ -55,7 +57,11 @@ fn TestPodsUpdatedNoOp() {
 
 #[test]
 fn TestPodDeletedThenAdded() {
-    steps(&[(0, &[("1", 1), ("2", 2)], Some(0)), (0, &[("1", 1)], None), (0, &[("1", 1), ("2", 4)], Some(4))]);
+    steps(&[
+        (0, &[("1", 1), ("2", 2)], Some(0)),
+        (0, &[("1", 1)], None),
+        (0, &[("1", 1), ("2", 4)], Some(4)),
+    ]);
 }
 
 #[test]

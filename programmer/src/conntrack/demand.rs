@@ -73,6 +73,11 @@ impl Demand {
         Some(verdicts)
     }
 
+    /// Rules were not what they should be for a while, so flows may have gone anywhere.
+    pub fn suspect(&mut self) {
+        self.pending |= !self.services.is_empty();
+    }
+
     /// Whether something is to be done.
     pub fn is_pending(&self) -> bool {
         self.pending
@@ -151,7 +156,7 @@ mod tests {
     fn set_service(state: &mut ProxyState, protocol: &str) {
         let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.53", "clusterIPs": ["10.96.0.53"],
             "externalIPs": ["198.51.100.1"],
-            "ports": [{"name": "http", "port": 53, "protocol": protocol, "nodePort": 30053}]});
+            "ports": [{"port": 53, "protocol": protocol, "nodePort": 30053}]});
         state.set_service(&builders::service("dns", spec));
     }
 

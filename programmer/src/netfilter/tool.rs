@@ -99,6 +99,8 @@ pub struct Tool {
     variant: Variant,
     restore: PathBuf,
     save: PathBuf,
+    /// `iptables` itself, if it is there: it can list a single chain.
+    list: Option<PathBuf>,
 }
 
 impl Tool {
@@ -108,7 +110,8 @@ impl Tool {
         let base = base_name(family);
         let full = |what: &str| format!("{base}-{}-{what}", variant.infix());
         if let (Some(restore), Some(save)) = (in_path(&full("restore")), in_path(&full("save"))) {
-            return Ok(Self { variant, restore, save });
+            let list = in_path(&format!("{base}-{}", variant.infix()));
+            return Ok(Self { variant, restore, save, list });
         }
         let find = |what: &str| {
             let program = format!("{base}-{what}");
@@ -116,7 +119,8 @@ impl Tool {
         };
         let (restore, save) = (find("restore")?, find("save")?);
         if plain_variant(&restore).await? == variant {
-            return Ok(Self { variant, restore, save });
+            let list = in_path(base);
+            return Ok(Self { variant, restore, save, list });
         }
         Err(ToolError::Missing { program: full("restore") })
     }
@@ -140,10 +144,28 @@ impl Netfilter for Tool {
         self.run(&self.save, &["-t", table], "").await
     }
 
+    async fn chain(&self, table: &str, chain: &str) -> Result<Option<Vec<String>>, ToolError> {
+        let Some(list) = self.list.as_ref().filter(|_| self.variant == Variant::Nft) else {
+            return Ok(crate::drift::lines_of(&self.save(table).await?, chain));
+        };
+        match self.run(list, &["-w", LOCK_SECONDS, "-t", table, "-S", chain], "").await {
+            Ok(text) => {
+                Ok(Some(text.lines().filter(|line| line.starts_with("-A ")).map(str::to_owned).collect()))
+            }
+            Err(ToolError::Refused { refusal, .. }) if is_absence(&refusal.message) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn restore(&self, document: &str) -> Result<(), ToolError> {
         let arguments = ["-w", LOCK_SECONDS, "--noflush", "--counters"];
         self.run(&self.restore, &arguments, document).await.map(drop)
     }
+}
+
+/// What the programs say of a chain or a table that does not exist.
+fn is_absence(message: &str) -> bool {
+    message.contains("No chain/target/match by that name") || message.contains("does not exist")
 }
 
 /// `iptables` or `ip6tables`.

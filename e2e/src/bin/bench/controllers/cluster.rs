@@ -65,7 +65,9 @@ impl Cluster {
             Make::Ours => tools::own_program("fairlead-controller")?,
             Make::Genuine => {
                 args.push(format!("--controllers={ENDPOINT_CONTROLLERS}"));
-                args.extend(["--secure-port=0", "--kube-api-qps=10000", "--kube-api-burst=10000"].map(String::from));
+                args.extend(
+                    ["--secure-port=0", "--kube-api-qps=10000", "--kube-api-burst=10000"].map(String::from),
+                );
                 self.tools.program("kube-controller-manager")
             }
         };

@@ -61,7 +61,13 @@ impl Load {
         self.run(move |client| async move {
             make(client.clone(), "Service", service(&name)).await?;
             let made = (0..pods).map(|n| {
-                add_pod(client.clone(), pod_name(&name, n), name.clone(), n % nodes.max(1), rolled_address(0, n))
+                add_pod(
+                    client.clone(),
+                    pod_name(&name, n),
+                    name.clone(),
+                    n % nodes.max(1),
+                    rolled_address(0, n),
+                )
             });
             stream::iter(made).buffer_unordered(PARALLEL).try_collect::<()>().await
         })
@@ -114,7 +120,9 @@ impl Load {
                 done??;
             }
             drop(expected);
-            let samples = tokio::time::timeout(DEADLINE, watching).await.context("slices do not show every flip")???;
+            let samples = tokio::time::timeout(DEADLINE, watching)
+                .await
+                .context("slices do not show every flip")???;
             Ok((began.elapsed(), samples))
         })
     }
@@ -136,7 +144,8 @@ impl Load {
             loop {
                 let list = slices.list(&selected).await?;
                 let endpoints = list.items.iter().flat_map(|slice| &slice.endpoints);
-                let targets: Vec<&str> = endpoints.filter_map(|e| Some(&*e.target_ref.as_ref()?.name)).collect();
+                let targets: Vec<&str> =
+                    endpoints.filter_map(|e| Some(&*e.target_ref.as_ref()?.name)).collect();
                 if targets.len() == pods && targets.iter().all(|target| target.contains("-new-")) {
                     return Ok(began.elapsed());
                 }
@@ -162,7 +171,8 @@ impl Load {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig)?;
-                let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+                let config =
+                    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
                 job(Client::try_from(config)?).await
             })
         })?
@@ -175,7 +185,8 @@ async fn watch(
     mut expected: tokio::sync::mpsc::UnboundedReceiver<(String, Instant)>,
 ) -> Result<Samples> {
     let slices = Api::<EndpointSlice>::namespaced(client, NAMESPACE);
-    let version = slices.list(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
+    let version =
+        slices.list(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
     let mut events = slices.watch(&WatchParams::default(), &version).await?.boxed();
     let mut pending = HashMap::<String, Instant>::new();
     let mut samples = Samples::default();
@@ -247,12 +258,20 @@ async fn set_ready(client: Client, name: String, ready: bool) -> Result<()> {
 
 async fn patch_status(client: Client, name: &str, status: &Value) -> Result<()> {
     let patch = Patch::Merge(status);
-    api(client, "Pod")?.patch_status(name, &PatchParams::default(), &patch).await.map(drop).context("Pod status")
+    api(client, "Pod")?
+        .patch_status(name, &PatchParams::default(), &patch)
+        .await
+        .map(drop)
+        .context("Pod status")
 }
 
 fn api(client: Client, kind: &str) -> Result<Api<DynamicObject>> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
-    Ok(if kind == "Node" { Api::all_with(client, &resource) } else { Api::namespaced_with(client, NAMESPACE, &resource) })
+    Ok(if kind == "Node" {
+        Api::all_with(client, &resource)
+    } else {
+        Api::namespaced_with(client, NAMESPACE, &resource)
+    })
 }
 
 /// Sums up the API server's counters of requests that wrote our two kinds, and of the sizes of their bodies.
@@ -260,10 +279,17 @@ fn count_writes(metrics: &str) -> Written {
     let mut written = Written::default();
     for line in metrics.lines() {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
-        let ours = series.contains("resource=\"endpointslices\"") || series.contains("resource=\"endpoints\"");
-        let writes = ["POST", "PUT", "PATCH", "DELETE"].iter().any(|verb| series.contains(&format!("verb=\"{verb}\"")));
+        let ours =
+            series.contains("resource=\"endpointslices\"") || series.contains("resource=\"endpoints\"");
+        let writes = ["POST", "PUT", "PATCH", "DELETE"]
+            .iter()
+            .any(|verb| series.contains(&format!("verb=\"{verb}\"")));
         let sizes = series.starts_with("apiserver_request_body_size_bytes_sum");
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters are whole and positive")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "counters are whole and positive"
+        )]
         let value = value.parse::<f64>().unwrap_or_default() as u64;
         if ours && writes && series.starts_with("apiserver_request_total") {
             written.requests += value;

@@ -42,7 +42,8 @@ impl Usage {
         let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: u64 = peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default();
+        let kib: u64 =
+            peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default();
         Self { cpu: Duration::from_millis(ticks * 1000 / TICKS), peak_rss: kib << 10, written }
     }
 

@@ -1,0 +1,177 @@
+//! The comparison of two sides, and its exceptions.
+//!
+//! Invariant: an exception is one of [`Exception`], each of which stands in `docs/differences.md`; everything else that
+//! differs is a [`Difference`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde_json::Value;
+
+use super::state::Key;
+
+/// Where the two sides may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exception {
+    /// See [`Exception::reason`].
+    PodWithoutNode,
+}
+
+impl Exception {
+    /// Why it is right that the sides differ.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::PodWithoutNode => {
+                "kube-controller-manager sends an empty nodeName for a Pod that has an address and no node; the API server \
+                 refuses the Endpoints, which stay as they were until the Pod goes. Fairlead leaves nodeName out."
+            }
+        }
+    }
+}
+
+/// Something that differs.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The Service.
+    pub key: Key,
+    /// Where, what the genuine side has, what ours has.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Service {}/{}", self.key.0, self.key.1)?;
+        self.lines.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// Compares, and remembers what exceptions need to remember.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// Services whose Endpoints the genuine controller could not write; what it mirrors of them is old, too.
+    frozen: BTreeSet<Key>,
+    /// How often each exception was needed.
+    pub used: BTreeMap<Exception, usize>,
+}
+
+impl Comparison {
+    /// To be called at each quiet point, before [`Comparison::differences`]. `managed` says whether a controller writes the
+    /// Endpoints of a Service.
+    pub fn note(&mut self, ours: &BTreeMap<Key, Value>, managed: impl Fn(&Key) -> bool) {
+        for (key, objects) in ours {
+            if has_address_without_node(&objects["Endpoints"]) {
+                self.frozen.insert(key.clone());
+            } else if managed(key) {
+                self.frozen.remove(key);
+            }
+        }
+        self.frozen.retain(|key| ours.contains_key(key));
+    }
+
+    /// What differs, without exceptions.
+    pub fn differences(&mut self, kcm: &BTreeMap<Key, Value>, ours: &BTreeMap<Key, Value>) -> Vec<Difference> {
+        let keys: BTreeSet<&Key> = kcm.keys().chain(ours.keys()).collect();
+        keys.into_iter().filter_map(|key| self.difference(key, kcm.get(key), ours.get(key))).collect()
+    }
+
+    fn difference(&mut self, key: &Key, kcm: Option<&Value>, ours: Option<&Value>) -> Option<Difference> {
+        let mut kcm = kcm.cloned().unwrap_or(Value::Null);
+        let mut ours = ours.cloned().unwrap_or(Value::Null);
+        if kcm == ours {
+            return None;
+        }
+        if self.frozen.contains(key) {
+            *self.used.entry(Exception::PodWithoutNode).or_default() += 1;
+            for side in [&mut kcm, &mut ours] {
+                if let Some(objects) = side.as_object_mut() {
+                    objects.retain(|name, _| name != "Endpoints" && !name.starts_with("mirrored"));
+                }
+            }
+        }
+        let mut lines = Vec::new();
+        describe("", &kcm, &ours, &mut lines);
+        (!lines.is_empty()).then(|| Difference { key: key.clone(), lines })
+    }
+}
+
+/// In Endpoints that a controller made: those made by hand may lack anything.
+fn has_address_without_node(endpoints: &Value) -> bool {
+    let subsets = endpoints["subsets"].as_array().into_iter().flatten();
+    endpoints["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] == "endpoint-controller"
+        && subsets
+            .flat_map(|subset| [&subset["addresses"], &subset["notReadyAddresses"]])
+            .flat_map(|addresses| addresses.as_array().into_iter().flatten())
+            .any(|address| address["nodeName"].is_null() && address["targetRef"]["kind"] == "Pod")
+}
+
+/// One line for each place that differs. Lists are told by what only one side has.
+fn describe(place: &str, kcm: &Value, ours: &Value, lines: &mut Vec<String>) {
+    match (kcm, ours) {
+        (kcm, ours) if kcm == ours => {}
+        (Value::Object(a), Value::Object(b)) => {
+            let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for name in names {
+                let place = if place.is_empty() { name.clone() } else { format!("{place}: {name}") };
+                let get = |fields: &serde_json::Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
+                describe(&place, &get(a), &get(b), lines);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            let only = |some: &[Value], others: &[Value]| {
+                let only: Vec<String> = some.iter().filter(|item| !others.contains(item)).map(Value::to_string).collect();
+                only.join("\n      ")
+            };
+            let (only_kcm, only_ours) = (only(a, b), only(b, a));
+            if only_kcm.is_empty() && only_ours.is_empty() {
+                lines.push(format!("{place}: order or number: kcm {kcm}, ours {ours}"));
+            } else {
+                lines.push(format!("{place}:\n    only kcm: {only_kcm}\n    only ours: {only_ours}"));
+            }
+        }
+        (kcm, ours) => lines.push(format!("{place}: kcm {kcm}, ours {ours}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn one(objects: Value) -> BTreeMap<Key, Value> {
+        BTreeMap::from([(("here".to_owned(), "web".to_owned()), objects)])
+    }
+
+    fn endpoints(address: Value) -> Value {
+        json!({"Endpoints": {
+            "metadata": {"labels": {"endpoints.kubernetes.io/managed-by": "endpoint-controller"}},
+            "subsets": [{"addresses": [address]}]}})
+    }
+
+    #[test]
+    fn differences_are_told_where_they_are() {
+        let (kcm, ours) = (one(json!({"a": {"b": [1, 2], "c": 1}})), one(json!({"a": {"b": [2, 3], "c": 1}})));
+        let found = Comparison::default().differences(&kcm, &ours);
+        assert_eq!(
+            found[0].to_string(),
+            "Service here/web\n  a: b:\n    only kcm: 1\n    only ours: 3"
+        );
+        assert!(Comparison::default().differences(&kcm, &kcm).is_empty());
+    }
+
+    #[test]
+    fn endpoints_of_a_pod_without_node_are_excepted_until_a_controller_wrote_others() {
+        let mut comparison = Comparison::default();
+        let without = one(endpoints(json!({"ip": "10.0.0.1", "targetRef": {"kind": "Pod"}})));
+        let with = one(endpoints(json!({"ip": "10.0.0.1", "nodeName": "a", "targetRef": {"kind": "Pod"}})));
+        let empty = one(json!({}));
+        comparison.note(&without, |_| true);
+        assert!(comparison.differences(&empty, &without).is_empty());
+        comparison.note(&with, |_| false);
+        assert!(comparison.differences(&empty, &with).is_empty());
+        comparison.note(&with, |_| true);
+        assert_eq!(comparison.differences(&empty, &with).len(), 1);
+    }
+}

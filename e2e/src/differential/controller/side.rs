@@ -1,0 +1,159 @@
+//! One of the two clusters: a control plane that holds objects and nothing that runs, and the endpoint controllers of
+//! one make.
+//!
+//! Invariants: both sides differ in the endpoint controllers only; each is alone in a network namespace without a way
+//! out.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    control_plane::{ControlPlane, ENDPOINT_CONTROLLERS, flags},
+    kubernetes::Kubernetes,
+    netns::Netns,
+    pki, plan,
+    plan::Families,
+    probe,
+    processes::{Process, Start},
+    programs::Make,
+    record::Record,
+    tools::{self, Tools},
+    wait,
+};
+
+/// `--max-endpoints-per-slice` of both sides: small, so that there is much to pack.
+pub const ENDPOINTS_PER_SLICE: usize = 4;
+/// `--mirroring-max-endpoints-per-subset` of both sides.
+pub const MIRRORED_PER_SUBSET: usize = 6;
+
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Side {
+    name: &'static str,
+    // Dropped in this order: clients before what they talk to, the record last.
+    programs: Vec<Process>,
+    control_plane: ControlPlane,
+    record: Record,
+}
+
+/// All objects of some kinds, as the API server gives them.
+pub type Objects = Vec<Value>;
+
+impl Side {
+    /// Starts it.
+    pub fn start(name: &'static str, make: Make) -> Result<Self> {
+        let tools = Tools::find()?;
+        let record = Record::open()?;
+        let netns = Arc::new(Netns::create(&record, "control-plane")?);
+        let addresses = plan::control_plane();
+        netns.ip(&format!(
+            "addr add {}/24 dev lo\naddr add {}/64 dev lo nodad\n",
+            addresses.v4, addresses.v6
+        ))?;
+        let control_plane =
+            ControlPlane::start(&record, &netns, &tools, Families::DualStack, "namespace-controller")
+                .with_context(|| format!("starting the control plane of {name}"))?;
+        let mut side = Self { name, programs: Vec::new(), control_plane, record };
+        let mut controllers = "garbage-collector-controller".to_owned();
+        if make == Make::Genuine {
+            controllers = format!("{controllers},{ENDPOINT_CONTROLLERS}");
+        } else {
+            side.start_ours(&netns)?;
+        }
+        side.start_genuine(&netns, &tools, &controllers)?;
+        Ok(side)
+    }
+
+    fn start_genuine(&mut self, netns: &Netns, tools: &Tools, controllers: &str) -> Result<()> {
+        let kubeconfig = self.control_plane.pki.kubeconfig(pki::ADMIN).display().to_string();
+        let mut args = flags(&[
+            ("kubeconfig", kubeconfig),
+            ("controllers", controllers.into()),
+            ("leader-elect", "false".into()),
+            ("secure-port", "0".into()),
+            // Its usual limit of 20 requests a second would be most of the time that the test takes.
+            ("kube-api-qps", "1000".into()),
+            ("kube-api-burst", "2000".into()),
+        ]);
+        args.extend(sizes());
+        let program = tools.program("kube-controller-manager");
+        let start = Start { name: "controllers", program: &program, args: &args, env: &[] };
+        self.programs.push(Process::start(&self.record, netns, &start)?);
+        Ok(())
+    }
+
+    fn start_ours(&mut self, netns: &Netns) -> Result<()> {
+        let kubeconfig = self.control_plane.pki.kubeconfig(pki::ADMIN).display().to_string();
+        let mut args = flags(&[
+            ("kubeconfig", kubeconfig),
+            ("leader-elect", "false".into()),
+            ("http-address", "127.0.0.1:8080".into()),
+        ]);
+        args.extend(sizes());
+        let program = tools::own_program("fairlead-controller")?;
+        let start = Start { name: "fairlead-controller", program: &program, args: &args, env: &[] };
+        let mut process = Process::start(&self.record, netns, &start)?;
+        wait::until_ok("fairlead-controller to be ready", READY_DEADLINE, || {
+            let (status, body) = probe::http_get(netns, SocketAddr::from(([127, 0, 0, 1], 8080)), "/readyz")?;
+            ensure!(status == 200, "{status} {body}");
+            Ok(())
+        })
+        .with_context(|| process.log_tail(40))?;
+        process.check()?;
+        self.programs.push(process);
+        Ok(())
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Client of its API server.
+    pub fn kubernetes(&self) -> &Kubernetes {
+        &self.control_plane.kubernetes
+    }
+
+    /// All objects below an API path such as `/api/v1/pods`.
+    pub fn all(&self, path: &str) -> Result<Objects> {
+        let request = http::Request::get(path).body(Vec::new())?;
+        let mut list: Value = self
+            .kubernetes()
+            .run(move |client| async move { Ok(client.request::<Value>(request).await?) })
+            .with_context(|| format!("listing {path} of {}", self.name))?;
+        match list["items"].take() {
+            Value::Array(items) => Ok(items),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Fails when one of its programs ended, or when ours complained about itself.
+    pub fn check(&mut self) -> Result<()> {
+        self.control_plane.check()?;
+        for program in &mut self.programs {
+            program.check()?;
+            let log = program.log();
+            let complaint = log.lines().find(|line| line.contains("breaks an invariant") || line.contains("panicked"));
+            if let Some(line) = complaint {
+                anyhow::bail!("{} of {}: {line}", program.name(), self.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The last lines that its endpoint controllers printed.
+    pub fn log_tails(&self) -> String {
+        self.programs.iter().map(|program| program.log_tail(12)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn sizes() -> Vec<String> {
+    flags(&[
+        ("max-endpoints-per-slice", ENDPOINTS_PER_SLICE.to_string()),
+        ("mirroring-max-endpoints-per-subset", MIRRORED_PER_SUBSET.to_string()),
+    ])
+}
