@@ -145,8 +145,11 @@ impl<'a> PortRules<'a> {
         for (local, endpoints, name) in policies {
             if !endpoints.is_empty() {
                 let masquerade = internal && self.port.internal_local == local;
-                chains.insert(name, self.policy_chain(endpoints, masquerade));
-                self.add_endpoint_chains(endpoints, chains);
+                let hops = self.hops(endpoints);
+                chains.insert(name, self.policy_chain(&hops, masquerade));
+                chains.extend(
+                    hops.iter().filter_map(|hop| Some((hop.chain.clone()?, self.endpoint_chain(hop)))),
+                );
             }
         }
         if self.has_external() {
@@ -157,33 +160,31 @@ impl<'a> PortRules<'a> {
         }
     }
 
+    /// Endpoints with their chains, if each has one. Names are hashes: they are made once.
+    fn hops<'e>(&self, endpoints: &'e [Endpoint]) -> Vec<Hop<'e>> {
+        let chain = |endpoint: &Endpoint| self.names.endpoint(endpoint.address);
+        let named = self.has_endpoint_chains();
+        endpoints.iter().map(|endpoint| Hop { endpoint, chain: named.then(|| chain(endpoint)) }).collect()
+    }
+
     /// A policy chain: masquerading of cluster-IP traffic, affinity, random choice.
-    fn policy_chain(&self, endpoints: &[Endpoint], masquerade: bool) -> Vec<Rule> {
-        let mut rules = Vec::with_capacity(endpoints.len() + 1);
+    fn policy_chain(&self, hops: &[Hop<'_>], masquerade: bool) -> Vec<Rule> {
+        let mut rules = Vec::with_capacity(hops.len() * 2 + 1);
         if masquerade {
             rules.extend(self.internal_masquerade());
         }
         if let Some(seconds) = self.port.affinity {
-            for endpoint in endpoints {
-                let chain = self.names.endpoint(endpoint.address);
-                let list = chain.as_str().into();
-                let recall = Match::Affinity { list, action: Affinity::Recall { seconds } };
-                rules.push(self.endpoint_comment(Rule::to(Target::Jump(chain)).when(recall), endpoint));
+            for hop in hops {
+                let recall = hop.affinity(Affinity::Recall { seconds });
+                let rule = recall.into_iter().fold(Rule::to(hop.target()), Rule::when);
+                rules.push(self.endpoint_comment(rule, hop.endpoint));
             }
         }
-        for (rule, endpoint) in choices(endpoints) {
-            let target = if self.has_endpoint_chains() {
-                Target::Jump(self.names.endpoint(endpoint.address))
-            } else {
-                Target::Dnat(endpoint.address)
-            };
-            let rule = Rule { target: Some(target), ..rule };
-            let rule = if self.has_endpoint_chains() {
-                rule
-            } else {
-                rule.when(Match::protocol(self.port.protocol()))
-            };
-            rules.push(self.endpoint_comment(rule, endpoint));
+        for (choice, hop) in choices(hops) {
+            let rule = Rule { target: Some(hop.target()), ..choice };
+            let rule =
+                if hop.chain.is_none() { rule.when(Match::protocol(self.port.protocol())) } else { rule };
+            rules.push(self.endpoint_comment(rule, hop.endpoint));
         }
         rules
     }
@@ -192,26 +193,16 @@ impl<'a> PortRules<'a> {
         !self.config.bpf || self.port.affinity.is_some()
     }
 
-    fn add_endpoint_chains(&self, endpoints: &[Endpoint], chains: &mut BTreeMap<ChainName, Vec<Rule>>) {
-        if self.has_endpoint_chains() {
-            for endpoint in endpoints {
-                chains.insert(self.names.endpoint(endpoint.address), self.endpoint_chain(endpoint));
-            }
-        }
-    }
-
-    fn endpoint_chain(&self, endpoint: &Endpoint) -> Vec<Rule> {
+    fn endpoint_chain(&self, hop: &Hop<'_>) -> Vec<Rule> {
+        let address = hop.endpoint.address;
         let mut rules = Vec::with_capacity(2);
         if !self.config.bpf {
-            let itself = Match::Source { net: IpNet::from(endpoint.address.ip()), negated: false };
+            let itself = Match::Source { net: IpNet::from(address.ip()), negated: false };
             rules.push(self.plain_comment(mark().when(itself)));
         }
-        let mut dnat = Rule::to(Target::Dnat(endpoint.address)).when(Match::protocol(self.port.protocol()));
-        if self.port.affinity.is_some() {
-            let list = self.names.endpoint(endpoint.address).as_str().into();
-            dnat = dnat.when(Match::Affinity { list, action: Affinity::Remember });
-        }
-        rules.push(self.plain_comment(dnat));
+        let dnat = Rule::to(Target::Dnat(address)).when(Match::protocol(self.port.protocol()));
+        let remember = self.port.affinity.and_then(|_| hop.affinity(Affinity::Remember));
+        rules.push(self.plain_comment(remember.into_iter().fold(dnat, Rule::when)));
         rules
     }
 
@@ -284,8 +275,30 @@ fn mark() -> Rule {
     Rule::to(Target::Jump(ChainName::from(wellknown::MARK_MASQ)))
 }
 
+/// An endpoint, and its chain if it has one.
+struct Hop<'a> {
+    endpoint: &'a Endpoint,
+    chain: Option<ChainName>,
+}
+
+impl Hop<'_> {
+    /// What a policy chain does to choose it.
+    fn target(&self) -> Target {
+        match &self.chain {
+            Some(chain) => Target::Jump(chain.clone()),
+            None => Target::Dnat(self.endpoint.address),
+        }
+    }
+
+    /// Its list of clients is called like its chain.
+    fn affinity(&self, action: Affinity) -> Option<Match> {
+        let list = self.chain.as_ref()?.as_str().into();
+        Some(Match::Affinity { list, action })
+    }
+}
+
 /// One rule per endpoint, so that each is chosen equally often: 1/n, then 1/(n-1) of the rest, the last always.
-fn choices(endpoints: &[Endpoint]) -> impl Iterator<Item = (Rule, &Endpoint)> {
+fn choices<T>(endpoints: &[T]) -> impl Iterator<Item = (Rule, &T)> {
     let left = (1..=u32::try_from(endpoints.len()).unwrap_or(u32::MAX)).rev();
     endpoints.iter().zip(left).map(|(endpoint, left)| {
         let rule = Rule::default();

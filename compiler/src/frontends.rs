@@ -133,6 +133,7 @@ impl PortRules<'_> {
             let rule = rule.when(Match::protocol(tcp)).when(Match::port(tcp, port));
             let id = EntryId {
                 path: Path::of_port(tcp, port),
+                contestable: false,
                 owner: self.port.name.clone(),
                 frontend: NODE_PORT,
             };
@@ -142,12 +143,12 @@ impl PortRules<'_> {
 
     fn address_entry(&self, address: IpAddr, frontend: u8) -> EntryId {
         let path = Path::of_address(address, self.port.protocol(), self.port.port);
-        EntryId { path, owner: self.port.name.clone(), frontend }
+        EntryId { path, contestable: frontend != CLUSTER_IP, owner: self.port.name.clone(), frontend }
     }
 
     fn port_entry(&self, port: u16) -> EntryId {
         let path = Path::of_port(self.port.protocol(), port);
-        EntryId { path, owner: self.port.name.clone(), frontend: NODE_PORT }
+        EntryId { path, contestable: false, owner: self.port.name.clone(), frontend: NODE_PORT }
     }
 
     /// `rule` for packets to the Service's port of `address`.

@@ -36,6 +36,8 @@ pub struct Rulebook {
     config: Config,
     facts: NodeFacts,
     services: BTreeMap<ServiceKey, ServiceRules>,
+    /// Services that are treated as absent.
+    excluded: BTreeSet<ServiceKey>,
     trees: BTreeMap<Scope, Tree>,
     ruleset: Ruleset,
     /// Rules for single endpoints carry comments: there are not too many endpoints.
@@ -62,6 +64,7 @@ impl Rulebook {
             config,
             facts,
             services: BTreeMap::new(),
+            excluded: BTreeSet::new(),
             trees: trees.into(),
             ruleset,
             commented: true,
@@ -90,6 +93,23 @@ impl Rulebook {
         self.commented = state.endpoint_count() <= self.config.comment_limit;
         self.write_statics();
         self.rewrite(state, &self.every_service(state));
+    }
+
+    /// Treats exactly these Services as absent from now on, whatever the state says.
+    pub fn exclude(&mut self, excluded: BTreeSet<ServiceKey>, state: &ProxyState) {
+        let changed = self.excluded.symmetric_difference(&excluded).cloned().collect();
+        self.excluded = excluded;
+        self.rewrite(state, &changed);
+    }
+
+    /// The Services that a rule is about: those whose chain it is in, and those that dispatch would reach by it. `rule` is
+    /// its text without the command and the chain. Looks at everything, so it is for when something is wrong.
+    pub fn owners(&self, chain: &str, rule: &str) -> Vec<ServiceKey> {
+        let owns = |rules: &ServiceRules| {
+            rules.chains.contains_key(chain)
+                || rules.entries.values().flatten().any(|entry| entry.to_string() == rule)
+        };
+        self.services.iter().filter(|(_, rules)| owns(rules)).map(|(key, _)| key.clone()).collect()
     }
 
     /// The ruleset as it should be installed now.
@@ -131,7 +151,7 @@ impl Rulebook {
         let mut touched = BTreeSet::new();
         for key in keys {
             let ports = state.ports(key);
-            let rules = if ports.is_empty() {
+            let rules = if ports.is_empty() || self.excluded.contains(key) {
                 ServiceRules::default()
             } else {
                 ServiceRules::of(ports, &state.endpoints(key), &self.config, &self.facts, self.commented)

@@ -66,7 +66,8 @@ impl ServicePort {
             return Vec::new();
         }
         let mut ports: Vec<Self> = Vec::with_capacity(service.ports.len());
-        for port in &service.ports {
+        // Port 0 is none: no API server lets it in, but a file may have it.
+        for port in service.ports.iter().filter(|port| port.port != 0) {
             let port = Self::of_port(service, port, cluster_ip);
             match ports.iter_mut().find(|other| other.name == port.name) {
                 Some(other) => *other = port,
@@ -87,7 +88,8 @@ impl ServicePort {
             cluster_ip,
             port: port.port,
             node_port: port.node_port,
-            affinity: service.client_ip_affinity,
+            // The kernel refuses a timeout of 0, and with it the whole document.
+            affinity: service.client_ip_affinity.map(|seconds| seconds.max(1)),
             external_ips: distinct(
                 service.external_ips.iter().copied().filter(|ip| Family::of(*ip) == family),
             ),

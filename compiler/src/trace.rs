@@ -15,7 +15,10 @@
 mod packet;
 mod walk;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use fairlead_objects::Protocol;
 
@@ -149,21 +152,23 @@ pub fn trace(dump: &Dump, packet: &Packet, host: &Host) -> Trace {
         masquerade: false,
         path: Vec::new(),
     };
+    let mut seen = HashSet::new();
     for end in walk::ends(dump, packet, host) {
-        result.add(end);
+        result.add(end, &mut seen);
     }
     result.outcome = result.shares.keys().next().copied().unwrap_or(Outcome::NoMatch);
     result
 }
 
 impl Trace {
-    fn add(&mut self, end: walk::End) {
+    /// `seen`: the steps that are in the path already.
+    fn add(&mut self, end: walk::End, seen: &mut HashSet<Step>) {
         let walk::End { outcome, address, port, masquerade, share, path } = end;
         let sum = self.shares.entry(outcome).or_insert(Share::NONE);
         *sum = sum.or(share);
         self.masquerade |= masquerade;
         for step in path {
-            if !self.path.contains(&step) {
+            if seen.insert(step.clone()) {
                 self.path.push(step);
             }
         }

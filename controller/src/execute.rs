@@ -23,12 +23,13 @@ use crate::{
     index::{Gone, Index, Kind},
     metrics::Metrics,
     part::Part,
+    rights::Rights,
 };
 
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Who managed fields say that we are.
-const FIELD_MANAGER: &str = "fairlead-controller";
+pub(crate) const FIELD_MANAGER: &str = "fairlead-controller";
 
 /// Writes to the API server.
 pub struct Writer {
@@ -36,6 +37,7 @@ pub struct Writer {
     throttle: Throttle,
     index: Arc<Mutex<Index>>,
     metrics: Arc<Metrics>,
+    rights: Rights,
 }
 
 /// What is done to an object.
@@ -52,7 +54,8 @@ pub enum Operation {
 }
 
 impl Operation {
-    fn as_str(self) -> &'static str {
+    /// Its verb.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Update => "update",
@@ -139,8 +142,14 @@ impl fmt::Display for Target<'_> {
 
 impl Writer {
     /// A writer that tells `index` what it did.
-    pub fn new(client: Client, throttle: Throttle, index: Arc<Mutex<Index>>, metrics: Arc<Metrics>) -> Self {
-        Self { client, throttle, index, metrics }
+    pub fn new(
+        client: Client,
+        throttle: Throttle,
+        index: Arc<Mutex<Index>>,
+        metrics: Arc<Metrics>,
+        rights: Rights,
+    ) -> Self {
+        Self { client, throttle, index, metrics, rights }
     }
 
     /// Does what a plan says about Endpoints.
@@ -293,11 +302,15 @@ impl Writer {
         let error = match tokio::time::timeout(PATIENCE, request).await {
             Ok(Ok(answer)) => {
                 self.metrics.wrote(target.part, target.operation.as_str());
+                self.rights.allowed(target.part, target.operation);
                 return Ok(answer);
             }
             Ok(Err(error)) => WriteError::new(target.operation, target, &error),
             Err(_elapsed) => WriteError::timeout(target.operation, target),
         };
+        if error.class == Class::Forbidden {
+            self.rights.refused(target.part, target.operation, &error.message);
+        }
         let gone_already = error.class == Class::NotFound && target.operation == Operation::Delete;
         if !gone_already {
             self.metrics.write_failed(target.part, error.class);

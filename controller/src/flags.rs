@@ -76,6 +76,15 @@ pub struct Flags {
     #[arg(long, value_name = "NUMBER", default_value_t = 1000, help_heading = "Work")]
     pub(crate) mirroring_max_endpoints_per_subset: usize,
 
+    /// Write nothing. Run beside the controllers that are in charge, and report whatever they leave that this one would not
+    /// (in the log, in metrics and at /debug/divergence). There is no leader election then
+    #[arg(long, help_heading = "Shadow")]
+    pub(crate) shadow: bool,
+
+    /// With --shadow: compare a Service when nothing has changed around it for so long
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Shadow")]
+    pub(crate) shadow_quiet_period: GoDuration,
+
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) election: ElectionFlags,
@@ -141,6 +150,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Times of the lease; `None` without leader election.
     pub lease: Option<Times>,
+    /// Only compare, when a Service has been quiet for so long.
+    pub shadow: Option<Duration>,
 }
 
 impl Flags {
@@ -185,7 +196,8 @@ impl Flags {
                 mirrored_per_subset: self.mirroring_max_endpoints_per_subset,
             },
             concurrency: syncs.into_iter().map(|(_, value)| value).max().unwrap_or(1),
-            lease,
+            lease: lease.filter(|_| !self.shadow),
+            shadow: self.shadow.then_some(self.shadow_quiet_period.0),
         })
     }
 
@@ -338,6 +350,14 @@ mod tests {
     fn leader_election_is_switched_off_with_an_equals_sign() {
         assert!(flags(&["--leader-elect=false"]).settings().unwrap().lease.is_none());
         assert!(flags(&["--leader-elect"]).settings().unwrap().lease.is_some());
+    }
+
+    #[test]
+    fn shadow_has_no_leader_election() {
+        let settings = flags(&["--shadow", "--shadow-quiet-period=1s"]).settings().unwrap();
+        assert!(settings.lease.is_none());
+        assert_eq!(settings.shadow, Some(Duration::from_secs(1)));
+        assert_eq!(flags(&[]).settings().unwrap().shadow, None);
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub struct Metrics {
     repairs: Counter,
     notes: Family<Label, Counter>,
     events_dropped: Counter,
+    other_writers: Gauge,
     leader: Family<[(&'static str, String); 1], Gauge>,
 }
 
@@ -100,14 +101,6 @@ impl SyncResult {
             Self::Stale => "stale",
             Self::Error => "error",
         }
-    }
-}
-
-fn label(part: Part) -> &'static str {
-    match part {
-        Part::Endpoints => "endpoints",
-        Part::Slices => "slices",
-        Part::Mirror => "mirror",
     }
 }
 
@@ -148,6 +141,7 @@ impl Metrics {
             repairs: Counter::default(),
             notes: Family::default(),
             events_dropped: Counter::default(),
+            other_writers: Gauge::default(),
             leader: Family::default(),
         };
         this.register_ours(registry);
@@ -184,6 +178,11 @@ impl Metrics {
             "events_dropped_total",
             "Events that were not published because too many were waiting",
             self.events_dropped.clone(),
+        );
+        ours.register(
+            "other_writers",
+            "Other controllers that were seen, at start, to write the same objects",
+            self.other_writers.clone(),
         );
     }
 
@@ -241,7 +240,7 @@ impl Metrics {
 
     /// One part of a reconcile ended.
     pub fn synced(&self, part: Part, result: SyncResult, duration: Duration) {
-        self.syncs.get_or_create(&[("part", label(part)), ("result", result.as_str())]).inc();
+        self.syncs.get_or_create(&[("part", part.word()), ("result", result.as_str())]).inc();
         match part {
             Part::Endpoints => {}
             Part::Slices => self.slice_syncs.get_or_create(&[("result", result.as_str())]).inc(),
@@ -259,7 +258,7 @@ impl Metrics {
 
     /// A write was acknowledged.
     pub fn wrote(&self, part: Part, operation: &'static str) {
-        self.writes.get_or_create(&[("part", label(part)), ("operation", operation)]).inc();
+        self.writes.get_or_create(&[("part", part.word()), ("operation", operation)]).inc();
         let changes = match part {
             Part::Endpoints => return,
             Part::Slices => &self.slices.changes,
@@ -270,7 +269,7 @@ impl Metrics {
 
     /// A write failed.
     pub fn write_failed(&self, part: Part, class: Class) {
-        self.write_errors.get_or_create(&[("part", label(part)), ("class", class.as_str())]).inc();
+        self.write_errors.get_or_create(&[("part", part.word()), ("class", class.as_str())]).inc();
     }
 
     /// The objects of a Service were read afresh.
@@ -288,6 +287,11 @@ impl Metrics {
     /// An Event was dropped.
     pub fn event_dropped(&self) {
         self.events_dropped.inc();
+    }
+
+    /// So many others were seen to write the same objects.
+    pub fn other_writers(&self, count: usize) {
+        self.other_writers.set(gauge(count));
     }
 
     /// Nothing is known of a Service any more.
@@ -418,6 +422,12 @@ mod tests {
         let missing: Vec<&&str> =
             UPSTREAM_S.iter().filter(|metric| !text.contains(&format!("# TYPE {metric}\n"))).collect();
         assert_eq!(missing, Vec::<&&str>::new(), "in {text}");
+        let documented = include_str!("../../docs/metrics.md");
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let undocumented: Vec<&str> = names
+            .filter(|name| !name.starts_with("process_") && !documented.contains(&format!("| `{name}` |")))
+            .collect();
+        assert_eq!(undocumented, Vec::<&str>::new(), "not in docs/metrics.md");
         for expected in [
             "workqueue_depth{name=\"endpoint\"}",
             "workqueue_depth{name=\"endpoint_slice\"}",

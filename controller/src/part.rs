@@ -46,6 +46,15 @@ impl Part {
         }
     }
 
+    /// The word for it in metric labels and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Endpoints => "endpoints",
+            Self::Slices => "slices",
+            Self::Mirror => "mirror",
+        }
+    }
+
     /// Its position in [`Self::ALL`].
     pub(crate) fn index(self) -> usize {
         match self {
@@ -68,11 +77,7 @@ impl Part {
 /// The word used in metric labels and logs.
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Endpoints => "endpoints",
-            Self::Slices => "slices",
-            Self::Mirror => "mirror",
-        })
+        f.write_str(self.word())
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     part::Part,
     primary::Primary,
     queue::{Queue, Taken},
+    shadow::Shadow,
 };
 
 /// Everything that reconciles share.
@@ -42,6 +43,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Sizes from flags.
     pub limits: Limits,
+    /// Which parts run.
+    pub parts: Parts,
+    /// Only compares, where there is one.
+    pub shadow: Option<Arc<Shadow>>,
     /// Which changes written Endpoints and slices answer to.
     pub triggers: [Mutex<TriggerTimes>; 2],
 }
@@ -65,6 +70,9 @@ impl fmt::Display for Failure {
 /// What kube-runtime calls for a key.
 pub async fn reconcile(primary: Arc<Primary>, context: Arc<Context>) -> Result<Action, Failure> {
     let key = primary.key();
+    if let Some(shadow) = &context.shadow {
+        return Ok(context.compare(shadow, &key));
+    }
     let Some(term) = context.leadership.term() else {
         // Whoever leads does it; should we win, everything is marked again.
         context.queue.drop_due(&key);
@@ -132,6 +140,27 @@ impl Context {
             self.events.forget(key);
             self.triggers.iter().for_each(|times| times.lock().forget(key));
         }
+    }
+
+    /// What is done instead of all else in shadow mode: plans when the Service is quiet, and writes nothing.
+    fn compare(&self, shadow: &Shadow, key: &ServiceKey) -> Action {
+        let now = Instant::now();
+        if !self.queue.take(key, now).is_empty() {
+            shadow.touch(key, now);
+        }
+        let Some(wait) = shadow.wait(key, now) else { return self.next(key) };
+        if !wait.is_zero() {
+            return Action::requeue(self.queue.next(key, now).map_or(wait, |next| next.min(wait)));
+        }
+        let snapshot = self.index.lock().snapshot(key);
+        let mut plan = self.plan(key, &snapshot, self.parts, Triggers::default());
+        self.remember(key, std::mem::take(&mut plan.topology), &snapshot);
+        self.metrics.noted(&plan.notes);
+        self.metrics.planned(key, snapshot.service.as_deref(), Part::Slices, &plan.slices);
+        self.metrics.planned(key, None, Part::Mirror, &plan.mirror);
+        shadow.compare(key, &plan, &snapshot, Timestamp::now());
+        self.retire(key);
+        self.next(key)
     }
 
     /// Plans and executes. Returns the parts that failed.

@@ -6,6 +6,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use axum::{Json, routing::get};
 use fairlead_daemon::{
     admin::{self, Admin},
     client::Clients,
@@ -26,9 +27,12 @@ use crate::{
     index::{Index, Kind},
     leadership::lease::{Change, Lease, Remote},
     metrics::Metrics,
+    preflight,
     primary::Primary,
     queue::{Outlet, Queue},
     reconcile::{Context, after_failure, reconcile},
+    rights::Rights,
+    shadow::Shadow,
     watches::{self, Watches},
 };
 
@@ -91,6 +95,7 @@ impl Daemon {
             flags.client.throttle(),
             Arc::clone(&index),
             Arc::clone(&metrics),
+            Rights::new(readiness.gate("rights")),
         );
         let context = Context {
             index,
@@ -100,6 +105,8 @@ impl Daemon {
             events,
             metrics,
             limits: settings.limits,
+            parts: settings.parts,
+            shadow: settings.shadow.map(|quiet| Arc::new(Shadow::new(quiet, &exposition))),
             triggers: Default::default(),
         };
         let context = Arc::new(context);
@@ -112,7 +119,10 @@ impl Daemon {
             self;
         // The HTTP server goes last: it tells how the end is getting on.
         let http_end = CancellationToken::new();
-        let routes = admin::health_routes(readiness.clone()).merge(admin::metrics_routes(exposition));
+        let mut routes = admin::health_routes(readiness.clone()).merge(admin::metrics_routes(exposition));
+        if let Some(shadow) = context.shadow.clone() {
+            routes = routes.route("/debug/divergence", get(async move || Json(shadow.report())));
+        }
         let http = tokio::spawn(admin.serve(routes, http_end.clone()));
         let watches = Watches {
             client: clients.read.clone(),
@@ -126,7 +136,13 @@ impl Daemon {
         };
         let publishing = tokio::spawn(publisher.run(clients.write.clone(), identity));
         let lease_end = CancellationToken::new();
-        let leading = lead(lease, &readiness, &context, lease_end.clone());
+        let leading = if context.shadow.is_some() {
+            tracing::info!("shadow mode: comparing with what others write, and writing nothing");
+            tokio::spawn(lease_end.clone().cancelled_owned())
+        } else {
+            lead(lease, &readiness, &context, lease_end.clone())
+        };
+        let preflight = tokio::spawn(look_around(clients.read.clone(), Arc::clone(&context)));
         let stop = CancellationToken::new();
         let working = tokio::spawn(work(Arc::clone(&context), outlet, settings.concurrency, stop.clone()));
 
@@ -137,6 +153,7 @@ impl Daemon {
 
         stop.cancel();
         watching.abort();
+        preflight.abort();
         if !context.queue.is_open() {
             // kube-runtime's Controller does not end before its Store is ready.
             working.abort();
@@ -178,6 +195,13 @@ async fn first_to_end<'a>(
     });
     let first = futures::future::select_all(ends);
     shutdown.run_until_cancelled(first).await.map(|(name, _, _)| name)
+}
+
+/// Looks for others that write the same objects, unless that is how it should be.
+async fn look_around(client: kube::Client, context: Arc<Context>) {
+    if context.shadow.is_none() {
+        preflight::run(client, Arc::clone(&context.metrics)).await;
+    }
 }
 
 /// Takes part in the election, or leads at once without one.

@@ -9,6 +9,7 @@
 
 pub mod bed;
 pub mod control_plane;
+pub mod differential;
 pub mod examples;
 pub mod fairness;
 pub mod kubernetes;

@@ -176,7 +176,9 @@ impl Programmer {
         let env = machine(place, &node.name)?;
         let start = Start { name: &name, program: &program, args: &args, env: &env };
         let mut process = Process::start(place.record, namespace, &start)?;
-        await_page(&mut process, namespace, 10256, "/healthz")?;
+        // kube-proxy is healthy before it has programmed anything, and says no more.
+        let page = if make == Make::Ours { "/readyz" } else { "/healthz" };
+        await_page(&mut process, namespace, 10256, page)?;
         Ok(Self { process, make })
     }
 

@@ -55,7 +55,8 @@ fn the_ingress_ip_is_answered_by_all_pods_wherever_the_client_is(bed: &mut Bed) 
     }
     // Only the port of the Service is anybody's.
     let other = SocketAddr::from((BALANCER, 8080));
-    bed.client(From::Pod("client"))?.ask_many(Protocol::Tcp, other, 3)?.check_all(&Outcome::TimedOut)
+    assert_eq!(bed.client(From::Pod("client"))?.ask(Protocol::Tcp, other)?, Outcome::TimedOut);
+    Ok(())
 }
 
 fn the_node_port_of_a_load_balancer_is_answered_through_each_node(bed: &mut Bed) -> Result<()> {
@@ -69,17 +70,24 @@ fn the_node_port_of_a_load_balancer_is_answered_through_each_node(bed: &mut Bed)
     Ok(())
 }
 
+/// As upstream: packets of a node itself meet the rules about external addresses only when these are its own, so they
+/// leave for an address that is nobody's.
+fn check_refused(bed: &Bed, target: SocketAddr) -> Result<()> {
+    for from in [From::Pod("client"), From::Pod("my-app-1"), From::Outside] {
+        bed.await_outcome(from, Protocol::Tcp, target, &Outcome::Refused)?;
+        bed.client(from)?.ask_many(Protocol::Tcp, target, 10)?.check_all(&Outcome::Refused)?;
+    }
+    assert_eq!(bed.client(From::Node(1))?.ask(Protocol::Tcp, target)?, Outcome::TimedOut);
+    Ok(())
+}
+
 fn an_ingress_ip_without_ready_pods_refuses(bed: &mut Bed) -> Result<()> {
     let target = balanced(bed)?;
     bed.route_outside(BALANCER.into(), 2)?;
     for pod in BOTH {
         bed.set_ready(pod, false)?;
     }
-    for from in EVERYWHERE {
-        bed.await_outcome(from, Protocol::Tcp, target, &Outcome::Refused)?;
-        bed.client(from)?.ask_many(Protocol::Tcp, target, 10)?.check_all(&Outcome::Refused)?;
-    }
-    Ok(())
+    check_refused(bed, target)
 }
 
 fn an_ingress_ip_is_nobodys_before_and_after_it_is_in_the_status(bed: &mut Bed) -> Result<()> {
@@ -92,7 +100,6 @@ fn an_ingress_ip_is_nobodys_before_and_after_it_is_in_the_status(bed: &mut Bed) 
     bed.await_servers(From::Node(1), Protocol::Tcp, target, &BOTH)?;
     bed.set_ingress("my-service-loadbalancer", &[])?;
     bed.await_outcome(From::Node(1), Protocol::Tcp, target, &Outcome::TimedOut)?;
-    assert_eq!(bed.client(From::Node(1))?.ask(Protocol::Tcp, target)?, Outcome::TimedOut);
     bed.client(From::Node(1))?.ask_many(Protocol::Tcp, cluster_ip, 100)?.check_fair(&BOTH)
 }
 
@@ -109,9 +116,5 @@ fn external_ips_are_answered_wherever_the_client_is(bed: &mut Bed) -> Result<()>
     for pod in BOTH {
         bed.set_ready(pod, false)?;
     }
-    for from in EVERYWHERE {
-        bed.await_outcome(from, Protocol::Tcp, target, &Outcome::Refused)?;
-        bed.client(from)?.ask_many(Protocol::Tcp, target, 10)?.check_all(&Outcome::Refused)?;
-    }
-    Ok(())
+    check_refused(bed, target)
 }

@@ -32,6 +32,7 @@ use crate::{
     census::HealthPorts,
     cleanup,
     configuration::{ConfigurationError, ConfigurationFile},
+    configured::Configured,
     conntrack,
     events::{self, Events},
     feed::{Change, Receivers, Services, Slices},
@@ -49,7 +50,6 @@ use crate::{
     servers,
     settings::Settings,
     sysctl,
-    validation::{self, Host, Source},
 };
 
 /// Changes that may wait for a sync loop before a watch has to wait; the loop takes them in at any time.
@@ -62,12 +62,12 @@ const USER_AGENT: &str = concat!("fairlead-programmer/", env!("CARGO_PKG_VERSION
 #[command(name = "fairlead-programmer", version)]
 pub struct Command {
     #[command(flatten)]
-    flags: Flags,
+    pub(crate) flags: Flags,
     #[command(flatten)]
     inapplicable: InapplicableFlags,
     /// Filled in by [`Command::parse`].
     #[arg(skip)]
-    without_effect: WithoutEffect,
+    pub(crate) without_effect: WithoutEffect,
     #[command(flatten)]
     client: ClientFlags,
     #[command(flatten)]
@@ -147,56 +147,6 @@ impl AgentError {
     }
 }
 
-/// The settings, and where they come from.
-struct Configured {
-    settings: Settings,
-    /// With every value as it is used.
-    effective: KubeProxyConfiguration,
-    file: Option<ConfigurationFile>,
-}
-
-impl Configured {
-    fn of(command: &Command) -> Result<Self, AgentError> {
-        let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let Command { flags, without_effect, .. } = command;
-        let file = flags.config.as_deref().map(ConfigurationFile::read).transpose()?;
-        let (configuration, source) = match &file {
-            Some(file) => (file.configuration.clone(), Source::File(file.path.clone())),
-            None => (flags.configuration(), Source::Flags),
-        };
-        let host = Host { name: &host_name, override_name: flags.host_name(), variant: flags.variant() };
-        let settings = validation::settings(&configuration, &source, host).map_err(|problems| {
-            AgentError::Flags(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        })?;
-        if let Some(ConfigurationFile { path, warnings, .. }) = &file {
-            for warning in warnings {
-                warn!(file = %path.display(), "{warning}");
-            }
-        }
-        without_effect.warn();
-        if let (Some(mode), None) = (settings.unavailable_mode, &file) {
-            warn!("--proxy-mode {mode} is not implemented: running iptables");
-        }
-        Ok(Self { effective: settings.effective(&configuration), settings, file })
-    }
-
-    /// In JSON, which is YAML, too.
-    fn dump(&self) -> Result<String, AgentError> {
-        serde_json::to_string_pretty(&self.effective).map_err(AgentError::Dump)
-    }
-}
-
-impl WithoutEffect {
-    fn warn(&self) {
-        if !self.inapplicable.is_empty() {
-            warn!("these flags do not apply and have no effect: {}", self.inapplicable.join(", "));
-        }
-        if !self.overridden.is_empty() {
-            warn!("these flags have no effect together with --config: {}", self.overridden.join(", "));
-        }
-    }
-}
-
 /// Does what the command line says.
 pub async fn run(command: Command) -> Result<(), AgentError> {
     command.log.start().map_err(|error| AgentError::Flags(failure::chain(&error)))?;
@@ -213,8 +163,8 @@ pub async fn run(command: Command) -> Result<(), AgentError> {
     if flags.cleanup {
         return clean_up(&configured.settings).await;
     }
-    limits::apply(&configured.settings.conntrack);
     if flags.init_only {
+        limits::apply(&configured.settings.conntrack);
         if configured.settings.localhost_node_ports {
             enable_route_localnet();
         }
@@ -254,32 +204,19 @@ struct Plane {
     kernel: Kernel,
 }
 
-/// With a configuration file, it says how to talk to the API server.
-fn connection(configured: &Configured, flags: ClientFlags) -> ClientFlags {
-    if configured.file.is_none() {
-        return flags;
-    }
-    let (qps, burst) = configured.settings.api_rate;
-    ClientFlags {
-        kubeconfig: configured.settings.kubeconfig.clone(),
-        master: flags.master,
-        kube_api_qps: qps.unwrap_or(flags.kube_api_qps),
-        kube_api_burst: burst.unwrap_or(flags.kube_api_burst),
-    }
-}
-
 async fn serve(configured: Configured, client: ClientFlags) -> Result<(), AgentError> {
-    let client = connection(&configured, client);
+    let client = configured.connection(client);
     let Configured { settings, effective, file } = configured;
     let shutdown = shutdown::on_signal().map_err(AgentError::Signals)?;
     let tools = tools(&settings).await?;
     let clients = client.clients(USER_AGENT).await?;
     info!(node = settings.node_name, server = clients.server(), "starting");
+    limits::apply(&settings.conntrack);
+    limits::set_oom_score(settings.oom_score_adj);
     let mut planes = Vec::new();
     for (family, tool) in tools {
         planes.push(plane(family, tool, &settings).await);
     }
-    limits::set_oom_score(settings.oom_score_adj);
     let agent = Agent {
         effective,
         file,
@@ -463,6 +400,7 @@ impl Agent {
                 sync_period: self.settings.sync_period,
                 min_sync_period: self.settings.min_sync_period,
                 sentinel,
+                events: events.clone(),
                 gate: self.readiness.gate(format!("{family} rules")),
                 health: Arc::clone(&self.health),
                 health_ports: self.start_health_ports(events),

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt::{self, Write as _},
 };
 
 use fairlead_compiler::{ChainRef, Delta, Dump, ParseError, Ruleset, diff, parse, wellknown};
@@ -114,15 +114,16 @@ pub fn of_chains(
 
 /// The chains as the save that they were taken from. Targets are jumps only if they are declared.
 fn save(desired: &Ruleset, lines: &BTreeMap<ChainRef, Option<Vec<String>>>) -> String {
+    // Writing to a String cannot fail.
     let mut text = String::new();
     let tables: BTreeSet<_> = lines.keys().map(|chain| &chain.table).collect();
     for table in tables {
-        text.push_str(&format!("*{table}\n"));
+        _ = writeln!(text, "*{table}");
         let known = desired.tables.get(table).into_iter().flat_map(BTreeMap::keys);
         let of_table = || lines.iter().filter(|(chain, _)| chain.table == *table);
         let names: BTreeSet<_> = known.chain(of_table().map(|(chain, _)| &chain.name)).collect();
         for name in names {
-            text.push_str(&format!(":{name} - [0:0]\n"));
+            _ = writeln!(text, ":{name} - [0:0]");
         }
         for line in of_table().filter_map(|(_, lines)| lines.as_ref()).flatten() {
             text.push_str(line);

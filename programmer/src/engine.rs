@@ -14,12 +14,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use fairlead_compiler::{
     Chain, ChainName, ChainRef, Delta, ParseError, Rulebook, Table, diff, parse, render, wellknown,
 };
+use fairlead_objects::ServiceKey;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::{
     drift::{self, Drift},
-    netfilter::{Netfilter, ToolError, Variant, declares},
+    netfilter::{Netfilter, Refusal, ToolError, Variant, declares},
     sentinel::Suspicion,
 };
 
@@ -65,6 +66,14 @@ impl SyncError {
         match self {
             Self::Understand(_) => "parse",
             Self::Read { source, .. } | Self::Write { source, .. } => source.category(),
+        }
+    }
+
+    /// What was said of a document that was not accepted because of what it holds.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Write { source: ToolError::Refused { refusal, .. }, .. } => Some(refusal),
+            _ => None,
         }
     }
 
@@ -182,6 +191,13 @@ impl<N: Netfilter> Engine<N> {
     /// Whether it matters to us what others do to a chain.
     pub fn concerns(&self, chain: &ChainRef) -> bool {
         drift::concerns(self.rulebook.ruleset(), chain)
+    }
+
+    /// The Services that a refused line is about.
+    pub fn owners(&self, refusal: &Refusal) -> Vec<ServiceKey> {
+        let line = refusal.culprit.as_deref().and_then(|line| line.strip_prefix("-A "));
+        let Some((chain, rule)) = line.and_then(|line| line.split_once(' ')) else { return Vec::new() };
+        self.rulebook.owners(chain, rule)
     }
 
     /// How many rules a table should hold.

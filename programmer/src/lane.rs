@@ -16,14 +16,14 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use fairlead_compiler::{ProxyState, Rulebook};
 use fairlead_daemon::{failure, readiness::Gate};
-use fairlead_objects::{EndpointSlice, Family, ServiceKey, Timestamp, labels};
+use fairlead_objects::{Family, ServiceKey, Timestamp};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinError, JoinHandle},
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+    task::JoinError,
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -32,21 +32,26 @@ use crate::{
     census::{Census, HealthPorts},
     conntrack::FlowTable,
     engine::{Engine, Report, SyncError},
-    feed::{Change, Kind},
+    events::Events,
+    feed::Change,
     health::Health,
     metrics::Metrics,
     netfilter::Netfilter,
     own_node::Basis,
+    quarantine::{Advice, Quarantine},
     schedule::Schedule,
     sentinel::{Sentinel, Suspicion},
 };
 
 mod flows;
+mod healing;
+mod intake;
+mod isolation;
+mod job;
 
-use flows::{FlowDuty, Order, Reconciled};
+use flows::FlowDuty;
+use job::{Finished, Job, Outcome, Task, ended, spawn, until};
 
-/// How long other programs may take to finish what they began, before we look at it.
-const SETTLING: Duration = Duration::from_millis(50);
 /// How often everything is compared without a reason, as kube-proxy does.
 const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
 
@@ -98,6 +103,8 @@ pub struct Wiring<N, F> {
     pub gate: Gate,
     /// Notices what other programs do to the rules.
     pub sentinel: Sentinel,
+    /// Where users are told about Services that are left out.
+    pub events: Events,
     /// What probes are told.
     pub health: Arc<Mutex<Health>>,
     /// Where health check ports are published, after each success.
@@ -123,6 +130,8 @@ pub struct Lane<N, F> {
     /// What another program may have changed, and when to look: a moment after it began.
     suspicion: Suspicion,
     look: Option<Instant>,
+    /// Services that are left out.
+    quarantine: Quarantine,
     /// The next sync must be full, for this reason.
     full: Option<Cause>,
     last_full: Instant,
@@ -132,36 +141,6 @@ pub struct Lane<N, F> {
     triggers: FxHashMap<ServiceKey, Vec<Timestamp>>,
     started: Timestamp,
 }
-
-/// What a job is for.
-#[derive(Debug)]
-enum Task<F> {
-    Sync { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>>, flows: Option<Order<F>> },
-    Canary,
-    Flows(Order<F>),
-    Verify(Suspicion),
-}
-
-/// A job that ended.
-struct Finished<N> {
-    engine: Engine<N>,
-    outcome: Outcome,
-    duration: Duration,
-}
-
-enum Outcome {
-    Synced {
-        full: Option<Cause>,
-        triggers: FxHashMap<ServiceKey, Vec<Timestamp>>,
-        result: Result<Report, SyncError>,
-        reconciled: Option<Reconciled>,
-    },
-    Checked(Result<bool, SyncError>),
-    Reconciled(Reconciled),
-    Verified(Result<Report, SyncError>),
-}
-
-type Job<N> = JoinHandle<Finished<N>>;
 
 impl<N: Netfilter, F: FlowTable> Lane<N, F> {
     /// A sync loop that knows nothing yet.
@@ -176,6 +155,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             current: None,
             suspicion: Suspicion::Nothing,
             look: None,
+            quarantine: Quarantine::default(),
             full: Some(Cause::Start),
             last_full: Instant::now(),
             services_listed: false,
@@ -206,6 +186,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
                 () = until(self.due()), if idle => job = self.start_sync(),
                 Some(change) = self.wiring.changes.recv() => self.take_in(change),
                 Ok(()) = self.wiring.basis.changed() => self.note_basis(),
+                () = until(self.quarantine.due()), if idle && self.full.is_none() => self.retry_held(),
                 () = until(self.look), if idle && self.full.is_none() => job = self.start_verification(),
                 () = self.wiring.sentinel.stirred(idle) => self.note_stir(),
                 () = until(self.flows.due(Instant::now())), if idle && self.full.is_none() => {
@@ -225,43 +206,6 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         if self.is_informed() { self.schedule.due(Instant::now()) } else { None }
     }
 
-    /// Takes in a change, and all others that wait already.
-    fn take_in(&mut self, first: Change) {
-        self.apply(first);
-        while let Ok(change) = self.wiring.changes.try_recv() {
-            self.apply(change);
-        }
-    }
-
-    fn apply(&mut self, change: Change) {
-        match change {
-            Change::Service(service) => {
-                self.wiring.metrics.count_service_change();
-                self.state.set_service(&service);
-            }
-            Change::ServiceGone(key) => {
-                self.wiring.metrics.count_service_change();
-                self.state.remove_service(&key);
-            }
-            Change::Slice(slice) => {
-                self.wiring.metrics.count_endpoint_change();
-                self.note_trigger(&slice);
-                self.state.set_slice(&slice);
-            }
-            Change::SliceGone(key) => {
-                self.wiring.metrics.count_endpoint_change();
-                self.state.remove_slice(&key.namespace, &key.name);
-            }
-            Change::Listed(Kind::Services) => self.services_listed = true,
-            Change::Listed(Kind::EndpointSlices) => self.slices_listed = true,
-        }
-        let dirty = self.state.take_dirty();
-        if self.full.is_some() || !dirty.is_empty() {
-            self.dirty.extend(dirty);
-            self.request();
-        }
-    }
-
     fn request(&mut self) {
         self.schedule.request();
         if !self.is_informed() {
@@ -271,19 +215,6 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         let now = Timestamp::now();
         self.wiring.health.lock().queued(self.wiring.family, now);
         self.wiring.metrics.observe_queued(self.wiring.family, now.as_duration().as_secs_f64());
-    }
-
-    /// When the change happened that this version of the slice shows; nothing from before our start.
-    fn note_trigger(&mut self, slice: &EndpointSlice) {
-        let annotations = slice.metadata.annotations.as_ref();
-        let time = annotations.and_then(|all| all.get(labels::TRIGGER_TIME)?.parse::<Timestamp>().ok());
-        let Some((key, time)) = slice.service_key().zip(time.filter(|time| *time > self.started)) else {
-            return;
-        };
-        let times = self.triggers.entry(key).or_default();
-        if times.last() != Some(&time) {
-            times.push(time);
-        }
     }
 
     fn note_basis(&mut self) {
@@ -326,6 +257,8 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             engine.rulebook.refresh(&self.state, &dirty);
             self.census.refresh(&self.state, &dirty, &basis.facts);
         }
+        self.quarantine.note(&dirty, |key| !self.state.ports(key).is_empty());
+        engine.rulebook.exclude(self.quarantine.excluded(), &self.state);
         self.flows.demand.refresh(&self.state, &dirty);
         let flows = self.flows.order(&basis, self.wiring.addresses);
         self.current = Some(basis);
@@ -349,50 +282,6 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         Some(spawn(engine, Task::<F>::Canary))
     }
 
-    /// Another program did something: look what, when it is done with it.
-    fn note_stir(&mut self) {
-        let Some(engine) = &self.engine else {
-            // Nothing of ours is there yet.
-            drop(self.wiring.sentinel.take(&|_| false));
-            return;
-        };
-        self.suspicion.add(self.wiring.sentinel.take(&|chain| engine.concerns(chain)));
-        if !self.suspicion.is_nothing() {
-            self.look.get_or_insert_with(|| Instant::now() + SETTLING);
-        }
-    }
-
-    fn start_verification(&mut self) -> Option<Job<N>> {
-        self.look = None;
-        let engine = self.engine.take()?;
-        self.wiring.sentinel.begin(self.suspicion == Suspicion::Everything);
-        Some(spawn(engine, Task::<F>::Verify(std::mem::take(&mut self.suspicion))))
-    }
-
-    /// What was written is known to the sentinel as ours.
-    fn end_writing(&mut self, engine: &Engine<N>, result: &Result<Report, SyncError>) {
-        // After a failure everything is compared anyway.
-        let writers = result.as_ref().map_or(usize::MAX, |report| report.writers);
-        self.wiring.sentinel.end(writers, &|chain| engine.concerns(chain));
-    }
-
-    fn verified(&mut self, result: Result<Report, SyncError>, duration: Duration) {
-        let family = self.wiring.family;
-        self.wiring.metrics.observe_verification(family, duration);
-        match result {
-            Ok(report) if report.drift.is_nothing() => debug!(%family, "rules are as they should be"),
-            Ok(report) => self.repaired(&report),
-            Err(error) => self.failed(None, FxHashMap::default(), &error),
-        }
-    }
-
-    fn repaired(&mut self, report: &Report) {
-        let family = self.wiring.family;
-        warn!(%family, "another program changed the rules; repaired: {}", report.drift);
-        self.wiring.metrics.observe_drift(family, &report.drift);
-        self.flows.suspect();
-    }
-
     fn start_reconcile(&mut self) -> Option<Job<N>> {
         let order = self.flows.order(self.current.as_ref()?, self.wiring.addresses)?;
         Some(spawn(self.engine.take()?, Task::Flows(order)))
@@ -408,11 +297,19 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
                     Ok(report) => {
                         self.succeeded(&triggers, &report);
                         self.tell(full, &report, duration);
+                        if self.quarantine.succeeded(Instant::now()) == Advice::Again {
+                            self.request();
+                        }
+                        self.tell_verdicts();
+                        self.report_held();
                         if full.is_some() {
                             self.count_rules(&engine);
                         }
                     }
-                    Err(error) => self.failed(full, triggers, &error),
+                    Err(error) => {
+                        self.failed(full, triggers, &error);
+                        self.blame(&error, &engine);
+                    }
                 }
                 if let Some(reconciled) = reconciled {
                     self.flows.finish(reconciled, &self.wiring.metrics);
@@ -498,6 +395,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             self.request();
         } else if self.last_full.elapsed() >= FULL_SYNC_PERIOD {
             self.full = Some(Cause::Period);
+            self.quarantine.release(Instant::now(), true);
             self.request();
         }
     }
@@ -514,40 +412,6 @@ fn table_label(table: &str) -> &'static str {
         "filter" => "filter",
         "nat" => "nat",
         _ => "other",
-    }
-}
-
-fn spawn<N: Netfilter, F: FlowTable>(mut engine: Engine<N>, task: Task<F>) -> Job<N> {
-    tokio::spawn(async move {
-        let start = Instant::now();
-        let outcome = match task {
-            Task::Sync { full, triggers, flows } => {
-                let result = if full.is_some() { engine.full().await } else { engine.partial().await };
-                let reconciled = match flows {
-                    Some(order) if result.is_ok() => Some(order.run().await),
-                    _ => None,
-                };
-                Outcome::Synced { full, triggers, result, reconciled }
-            }
-            Task::Verify(suspicion) => Outcome::Verified(engine.verify(&suspicion).await),
-            Task::Flows(order) => Outcome::Reconciled(order.run().await),
-            Task::Canary => Outcome::Checked(engine.flushed().await),
-        };
-        Finished { engine, outcome, duration: start.elapsed() }
-    })
-}
-
-async fn ended<N>(job: &mut Option<Job<N>>) -> Result<Finished<N>, JoinError> {
-    match job {
-        Some(job) => job.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Metrics {
     full_syncs: Family<ReasonLabels, Counter>,
     repaired_chains: Family<FamilyLabels, Counter>,
     drift: Family<ReasonLabels, Counter>,
+    quarantined: Family<FamilyLabels, Gauge>,
+    quarantines: Family<FamilyLabels, Counter>,
     verifications: Family<FamilyLabels, Histogram>,
     endpoint_changes: Counter,
     endpoint_changes_pending: Gauge,
@@ -116,6 +118,8 @@ impl Metrics {
             full_syncs: Family::default(),
             repaired_chains: Family::default(),
             drift: Family::default(),
+            quarantined: Family::default(),
+            quarantines: Family::default(),
             verifications: histograms(sync_buckets),
             endpoint_changes: Counter::default(),
             endpoint_changes_pending: Gauge::default(),
@@ -216,6 +220,10 @@ impl Metrics {
         );
         let help = "Chains that another program had changed, and that were written again";
         to.register("repaired_chains_total", help, self.repaired_chains.clone());
+        let help = "Services that are left out now, because the packet filter refuses their rules";
+        to.register("quarantined_services", help, self.quarantined.clone());
+        let help = "Services that were left out because the packet filter refused their rules";
+        to.register("quarantines_total", help, self.quarantines.clone());
         let help = "Differences between what was installed and what should have been, made by other programs, by kind";
         to.register("drift_total", help, self.drift.clone());
         let help = "Time to compare what another program may have changed, and to repair it";
@@ -266,6 +274,16 @@ impl Metrics {
         let chains = drift.counts.iter().filter(|(kind, _)| **kind != Kind::Unhooked);
         let chains = chains.map(|(_, number)| count(*number)).sum();
         self.repaired_chains.get_or_create(&labels(family)).inc_by(chains);
+    }
+
+    /// A Service of `family` is left out.
+    pub fn count_quarantine(&self, family: IpFamily) {
+        self.quarantines.get_or_create(&labels(family)).inc();
+    }
+
+    /// How many Services of `family` are left out.
+    pub fn observe_quarantine(&self, family: IpFamily, services: usize) {
+        self.quarantined.get_or_create(&labels(family)).set(services.try_into().unwrap_or(i64::MAX));
     }
 
     /// What others may have changed was compared.

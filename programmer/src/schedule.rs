@@ -40,6 +40,12 @@ impl Schedule {
         self.requested.then(|| self.not_before.map_or(now, |earliest| earliest.max(now)))
     }
 
+    /// Something changed that the failure before does not matter for.
+    pub fn hasten(&mut self) {
+        self.requested = true;
+        self.not_before = None;
+    }
+
     /// A sync starts and takes all requests so far with it.
     pub fn started(&mut self) {
         self.requested = false;

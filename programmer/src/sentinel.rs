@@ -2,8 +2,8 @@
 //!
 //! * nft: the kernel multicasts every change of nf_tables, with the names of table and chain and the process that made it.
 //!   Nothing is read back unless chains that concern us were touched by somebody else; then only those.
-//! * legacy: the kernel tells nothing, but how many rules a table has, and how large it is, is one cheap call, made every
-//!   second. An edit that keeps both is found by reading everything back twice a minute.
+//! * legacy: the kernel tells nothing, but how many rules a table has, and how large it is, is one cheap call, made four
+//!   times a second. An edit that keeps both is found by reading everything back twice a minute.
 //!
 //! A [`Suspicion`] is no proof: whoever gets one compares what is installed with what should be.
 //!

@@ -35,7 +35,7 @@ impl Entry {
         };
         let port = PortKey { name: "".into(), protocol: Protocol::Tcp };
         let owner = ServicePortName { service: ServiceKey::new("ns", self.owner.to_string()), port };
-        EntryId { path, owner, frontend: 0 }
+        EntryId { path, contestable: false, owner, frontend: 0 }
     }
 
     /// Rules that tell the entry from all others.

@@ -15,6 +15,8 @@ use crate::{
 pub(crate) struct EntryId {
     /// Where it belongs.
     pub(crate) path: Path,
+    /// Whether others may ask for the same place. Cluster IPs are the API server's to give, so they come first.
+    pub(crate) contestable: bool,
     /// Whose it is: two Services may claim the same external address.
     pub(crate) owner: ServicePortName,
     /// Which of the owner's frontends: an external address may be a load-balancer address, too.

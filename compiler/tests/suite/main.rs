@@ -15,6 +15,7 @@ mod flows;
 mod golden;
 mod kernel;
 mod names;
+mod odd_shapes;
 mod policies;
 mod properties;
 mod tracker;

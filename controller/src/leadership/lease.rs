@@ -34,12 +34,10 @@ use super::{
     Times,
     record::{self, Step},
 };
+use crate::execute::FIELD_MANAGER;
 
 /// How much of a retry period is added at random, at most (as client-go), so that candidates do not come all at once.
 const JITTER: f64 = 1.2;
-/// Who managed fields say that we are.
-const FIELD_MANAGER: &str = "fairlead-controller";
-
 /// What becomes of the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {

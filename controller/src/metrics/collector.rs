@@ -12,7 +12,7 @@ use prometheus_client::{
 use tokio::time::Instant;
 
 use super::{
-    label, resource,
+    resource,
     workqueue::{self, Running},
 };
 use crate::{
@@ -44,7 +44,7 @@ impl Collector for Collected {
         let depth = Part::ALL
             .into_iter()
             .zip(self.queue.depth())
-            .map(|(part, depth)| (label(part).to_owned(), depth));
+            .map(|(part, depth)| (part.word().to_owned(), depth));
         gauges(&mut encoder, "fairlead_queue_depth", "Services with a change to deal with", "part", depth)?;
         let gates = self.readiness.gates();
         let synced = gates.iter().map(|gate| (gate.name().to_owned(), usize::from(gate.is_open())));

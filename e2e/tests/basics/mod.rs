@@ -23,7 +23,7 @@ const SERVICE: &str = "my-service-dual";
 const NODE_PORT: u16 = 30083;
 
 /// Runs the cases on a dual-stack bed of this variant.
-pub fn run(variant: Variant) -> ExitCode {
+pub(crate) fn run(variant: Variant) -> ExitCode {
     suite::run_on(
         || Ok(Options { families: Families::DualStack, variant, ..Options::from_env()? }),
         Bed::start_programs,
@@ -234,6 +234,9 @@ fn the_rules_are_in_this_variant_only_and_cleanup_removes_them(bed: &mut Bed) ->
         ensure!(!left.contains("KUBE-SVC-") && !left.contains("KUBE-SERVICES"), "{left}");
     }
     bed.start_programmer(1, &[])?;
-    assert_eq!(about(bed, this)?, [v4, v6]);
-    Ok(())
+    wait::until_ok("the same rules again", SETTLE, || {
+        let now = about(bed, this)?;
+        ensure!(now == [v4, v6], "{now:?}");
+        Ok(())
+    })
 }

@@ -9,6 +9,8 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::{
     conntrack::model::Model as Flows,
+    events::Notice,
+    feed::Kind,
     netfilter::{Features, model::Model},
     own_node::{Kernel, basis},
     settings::testing,
@@ -17,6 +19,8 @@ use crate::{
 struct Bench {
     model: Arc<Model>,
     flows: Arc<Flows>,
+    notices: mpsc::Receiver<Notice>,
+    registry: Registry,
     changes: mpsc::Sender<Change>,
     basis: watch::Sender<Option<Basis>>,
     readiness: Readiness,
@@ -45,6 +49,8 @@ fn bench(model: &Arc<Model>) -> Bench {
     let (sender, basis) = watch::channel(Some(node_basis()));
     let flows = Arc::new(Flows::default());
     let readiness = Readiness::default();
+    let (events, notices) = Events::new();
+    let registry = Registry::new();
     let health = Arc::new(Mutex::new(Health::new(Duration::from_secs(30))));
     let lane = Lane::new(Wiring {
         family: Family::V4,
@@ -56,14 +62,25 @@ fn bench(model: &Arc<Model>) -> Bench {
         sync_period: Duration::from_secs(30),
         min_sync_period: Duration::ZERO,
         sentinel: Sentinel::Off,
+        events,
         gate: readiness.gate("rules"),
         health: Arc::clone(&health),
         health_ports: watch::channel(HealthPorts::default()).0,
-        metrics: Registry::new().register(Metrics::register),
+        metrics: registry.register(Metrics::register),
     });
     let shutdown = CancellationToken::new();
     tokio::spawn(lane.run(shutdown.clone()));
-    Bench { model: Arc::clone(model), flows, changes, basis: sender, readiness, health, shutdown }
+    Bench {
+        model: Arc::clone(model),
+        flows,
+        notices,
+        registry,
+        changes,
+        basis: sender,
+        readiness,
+        health,
+        shutdown,
+    }
 }
 
 fn service(number: u32) -> Change {
@@ -191,7 +208,8 @@ async fn failed_sync_is_repeated_after_a_growing_delay_and_loses_no_change() {
     bench.tell([slice(2, &["10.0.2.1"])]).await;
     bench.until(|| model.restores() > 0).await;
     let waited = start.elapsed().as_millis();
-    assert!((1500..2000).contains(&waited), "100 + 200 + 400 + 800 ms, not {waited}");
+    // The third time at once, without the Services that changed; that fails, too, so it is not their fault.
+    assert!((1100..1300).contains(&waited), "100 + 200 + 0 + 800 ms, not {waited}");
     let expected = services(3).into_iter().chain([slice(1, &["10.0.1.1"]), slice(2, &["10.0.2.1"])]);
     bench.until(|| bench.health.lock().answer(crate::health::Probe::Livez, Timestamp::now()).ok()).await;
     bench.assert_equals_fresh(expected).await;
@@ -388,4 +406,59 @@ async fn list_that_was_interrupted_is_read_again() {
     bench.flows.interrupt(2);
     bench.load(1).await;
     bench.until(|| bench.flows.flows().is_empty()).await;
+}
+
+const BAD: &str = "10.9.9.9";
+
+impl Bench {
+    fn metric(&self, name: &str) -> String {
+        let text = self.registry.encode().unwrap();
+        let labelled = format!("fairlead_{name}{{ip_family=\"IPv4\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&labelled)).unwrap_or_default().to_owned()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_whose_rules_are_refused_is_left_out_and_all_others_are_programmed() {
+    for names_line in [true, false] {
+        let model = Arc::new(Model::default());
+        model.refuse_text(BAD, names_line);
+        let mut bench = bench(&model);
+        let with_bad = services(40).into_iter().chain([slice(7, &[BAD])]);
+        bench.tell(with_bad).await;
+        bench.listed().await;
+        bench.until(|| bench.metric("quarantined_services") == "1").await;
+        sleep(Duration::from_secs(1)).await;
+        let others = services(40).into_iter().filter(|change| match change {
+            Change::Service(service) => &*service.key.name != "svc-7",
+            Change::Slice(slice) => slice.metadata.name.as_deref() != Some("slice-7"),
+            _ => true,
+        });
+        bench.assert_equals_fresh(others).await;
+        let notice = bench.notices.try_recv().unwrap();
+        assert_eq!((&*notice.service.name, notice.reason), ("svc-7", "FailedToProgram"));
+        assert!(bench.readiness.is_ready());
+        assert!(bench.readiness.to_string().contains("default/svc-7"), "{}", bench.readiness);
+
+        // It is tried again when it changes.
+        bench.tell([slice(7, &["10.0.0.1", "10.0.0.2", "10.0.0.3"])]).await;
+        bench.until(|| bench.metric("quarantined_services") == "0").await;
+        sleep(Duration::from_secs(1)).await;
+        bench.assert_equals_fresh(services(40)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_that_spoils_a_service_does_not_hold_up_changes_of_others() {
+    let model = Arc::new(Model::default());
+    let bench = bench(&model);
+    bench.load(20).await;
+    model.refuse_text(BAD, false);
+    bench.tell([slice(3, &[BAD]), slice(4, &["10.0.1.4"])]).await;
+    sleep(Duration::from_secs(2)).await;
+    assert!(bench.installed().await.contains("10.0.1.4:8080"));
+    bench.tell([slice(5, &["10.0.1.5"])]).await;
+    sleep(Duration::from_millis(100)).await;
+    assert!(bench.installed().await.contains("10.0.1.5:8080"));
+    assert_eq!(bench.metric("quarantined_services"), "1");
 }

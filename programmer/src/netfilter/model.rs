@@ -28,6 +28,8 @@ struct State {
     tables: BTreeMap<String, Table>,
     documents: Vec<String>,
     refusals: usize,
+    /// Text that no document may hold, and whether the line is named.
+    refused_text: Option<(String, bool)>,
     delay: Duration,
 }
 
@@ -46,6 +48,11 @@ impl Model {
     /// Refuses the next `count` documents.
     pub(crate) fn refuse(&self, count: usize) {
         self.state.lock().refusals = count;
+    }
+
+    /// Refuses documents with `text` from now on.
+    pub(crate) fn refuse_text(&self, text: &str, names_line: bool) {
+        self.state.lock().refused_text = Some((text.to_owned(), names_line));
     }
 
     /// How many documents were restored.
@@ -93,6 +100,12 @@ impl Netfilter for Model {
         if state.refusals > 0 {
             state.refusals -= 1;
             return Err(refused("line 2 failed", document));
+        }
+        if let Some((text, names_line)) = &state.refused_text
+            && let Some(index) = document.lines().position(|line| line.contains(text.as_str()))
+        {
+            let number = if *names_line { index + 1 } else { document.lines().count() };
+            return Err(refused(&format!("line {number} failed"), document));
         }
         for part in document.split_inclusive("COMMIT\n") {
             let (name, table) = apply(&state.tables, part).map_err(|reason| refused(&reason, document))?;

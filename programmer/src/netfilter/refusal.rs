@@ -17,6 +17,8 @@ pub struct Refusal {
     pub message: String,
     /// Number of the line that failed, counted from 1, if the program named one.
     pub line: Option<usize>,
+    /// That line.
+    pub culprit: Option<String>,
     /// That line with its neighbours, each with its number; empty if no line was named.
     pub excerpt: String,
 }
@@ -31,7 +33,8 @@ impl Refusal {
             let _ = write!(message, "; and {} more", said.len() - REASONS);
         }
         let excerpt = line.map(|number| excerpt(document, number)).unwrap_or_default();
-        Self { message, line, excerpt }
+        let culprit = line.and_then(|number| document.lines().nth(number.checked_sub(1)?));
+        Self { message, line, culprit: culprit.map(str::to_owned), excerpt }
     }
 }
 

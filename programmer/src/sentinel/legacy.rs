@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Suspicion;
 
 /// How often to look at the counts.
-const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_millis(250);
 /// How often to suspect everything in spite of equal counts.
 const ROLLING: Duration = Duration::from_secs(25);
 /// linux/netfilter_ipv4/ip_tables.h and ip6_tables.h: the option has the same number in both levels.

@@ -147,7 +147,9 @@ impl Notes {
         window.retain(|_, touched| touched.concerns(concern));
         if window.len() > writers {
             // Which of them is not ours cannot be told.
-            window.into_values().for_each(|touched| self.foreign.merge(touched));
+            for touched in window.into_values() {
+                self.foreign.merge(touched);
+            }
         }
     }
 

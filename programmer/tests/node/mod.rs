@@ -10,6 +10,7 @@ use fairlead_programmer::{
     census::HealthPorts,
     cleanup,
     conntrack::Kernel as Flows,
+    events::{Events, Notice},
     feed::{Change, Kind},
     health::Health,
     interfaces,
@@ -53,6 +54,7 @@ pub struct Node {
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     registry: Registry,
+    pub notices: mpsc::Receiver<Notice>,
     _basis: watch::Sender<Option<fairlead_programmer::own_node::Basis>>,
 }
 
@@ -67,6 +69,7 @@ impl Node {
         let (basis, known) = watch::channel(Some(basis(Family::V4, &settings(), kernel, Some(&node))));
         let readiness = Readiness::default();
         let registry = Registry::new();
+        let (events, notices) = Events::new();
         let lane = Lane::new(Wiring {
             family: Family::V4,
             netfilter: Arc::new(tool),
@@ -77,6 +80,7 @@ impl Node {
             sync_period: Duration::from_secs(30),
             min_sync_period: Duration::ZERO,
             sentinel: Sentinel::new(Family::V4, variant).unwrap(),
+            events,
             gate: readiness.gate("rules"),
             health: Arc::new(Mutex::new(Health::new(Duration::from_secs(30)))),
             health_ports: watch::channel(HealthPorts::default()).0,
@@ -85,7 +89,7 @@ impl Node {
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { lane.run(stop).await.unwrap() });
-        let node = Self { changes: sender, shutdown, task, registry, _basis: basis };
+        let node = Self { changes: sender, shutdown, task, registry, notices, _basis: basis };
         for change in changes {
             node.tell(change).await;
         }

@@ -58,6 +58,17 @@ pub enum SliceEdit {
     Stranger,
 }
 
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Apply(object) => write!(f, "apply {object}"),
+            Self::Merge { patch, .. } => write!(f, "merge into {}: {patch}", self.subject()),
+            Self::Delete { grace, .. } => write!(f, "delete {} (grace {grace} s)", self.subject()),
+            Self::EditSlice { rank, edit, .. } => write!(f, "{rank}th {}: {edit:?}", self.subject()),
+        }
+    }
+}
+
 /// How the API server took a change: nothing, or the code that it refused it with.
 pub type Taken = Option<u16>;
 
@@ -67,7 +78,12 @@ impl Change {
         match self {
             Self::Apply(object) => {
                 let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-                format!("{} {}/{}", object["kind"].as_str().unwrap_or_default(), text("namespace"), text("name"))
+                format!(
+                    "{} {}/{}",
+                    object["kind"].as_str().unwrap_or_default(),
+                    text("namespace"),
+                    text("name")
+                )
             }
             Self::Merge { kind, namespace, name, .. } | Self::Delete { kind, namespace, name, .. } => {
                 format!("{kind} {namespace}/{name}")
@@ -99,7 +115,9 @@ impl Change {
 fn refusal(error: &anyhow::Error) -> Option<u16> {
     let found = error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>())?;
     match found {
-        kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => Some(status.code),
+        kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
+            Some(status.code)
+        }
         _ => None,
     }
 }

@@ -15,8 +15,10 @@ use super::state::Key;
 /// Where the two sides may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exception {
-    /// See [`Exception::reason`].
+    /// Endpoints with a Pod that has an address and no node.
     PodWithoutNode,
+    /// The field `generateName` of mirrored slices.
+    MirroredGenerateName,
 }
 
 impl Exception {
@@ -26,6 +28,10 @@ impl Exception {
             Self::PodWithoutNode => {
                 "kube-controller-manager sends an empty nodeName for a Pod that has an address and no node; the API server \
                  refuses the Endpoints, which stay as they were until the Pod goes. Fairlead leaves nodeName out."
+            }
+            Self::MirroredGenerateName => {
+                "kube-controller-manager sends a mirrored slice without generateName when it writes it again; Fairlead \
+                 keeps the field, as both do for slices of Services with a selector."
             }
         }
     }
@@ -70,8 +76,17 @@ impl Comparison {
         self.frozen.retain(|key| ours.contains_key(key));
     }
 
+    /// Whether the genuine controller could not write the Endpoints of a Service.
+    pub fn is_frozen(&self, key: &Key) -> bool {
+        self.frozen.contains(key)
+    }
+
     /// What differs, without exceptions.
-    pub fn differences(&mut self, kcm: &BTreeMap<Key, Value>, ours: &BTreeMap<Key, Value>) -> Vec<Difference> {
+    pub fn differences(
+        &mut self,
+        kcm: &BTreeMap<Key, Value>,
+        ours: &BTreeMap<Key, Value>,
+    ) -> Vec<Difference> {
         let keys: BTreeSet<&Key> = kcm.keys().chain(ours.keys()).collect();
         keys.into_iter().filter_map(|key| self.difference(key, kcm.get(key), ours.get(key))).collect()
     }
@@ -81,6 +96,9 @@ impl Comparison {
         let mut ours = ours.cloned().unwrap_or(Value::Null);
         if kcm == ours {
             return None;
+        }
+        if drop_generate_name(&mut kcm) | drop_generate_name(&mut ours) {
+            *self.used.entry(Exception::MirroredGenerateName).or_default() += 1;
         }
         if self.frozen.contains(key) {
             *self.used.entry(Exception::PodWithoutNode).or_default() += 1;
@@ -94,6 +112,18 @@ impl Comparison {
         describe("", &kcm, &ours, &mut lines);
         (!lines.is_empty()).then(|| Difference { key: key.clone(), lines })
     }
+}
+
+/// From the metadata of mirrored slices; whether there was any.
+fn drop_generate_name(objects: &mut Value) -> bool {
+    let groups = objects.as_object_mut().into_iter().flatten();
+    let mut dropped = false;
+    for (_, group) in groups.filter(|(name, _)| name.starts_with("mirrored")) {
+        for metadata in group["metadata"].as_array_mut().into_iter().flatten() {
+            dropped |= metadata.as_object_mut().is_some_and(|fields| fields.remove("generateName").is_some());
+        }
+    }
+    dropped
 }
 
 /// In Endpoints that a controller made: those made by hand may lack anything.
@@ -114,13 +144,15 @@ fn describe(place: &str, kcm: &Value, ours: &Value, lines: &mut Vec<String>) {
             let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for name in names {
                 let place = if place.is_empty() { name.clone() } else { format!("{place}: {name}") };
-                let get = |fields: &serde_json::Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
+                let get =
+                    |fields: &serde_json::Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
                 describe(&place, &get(a), &get(b), lines);
             }
         }
         (Value::Array(a), Value::Array(b)) => {
             let only = |some: &[Value], others: &[Value]| {
-                let only: Vec<String> = some.iter().filter(|item| !others.contains(item)).map(Value::to_string).collect();
+                let only: Vec<String> =
+                    some.iter().filter(|item| !others.contains(item)).map(Value::to_string).collect();
                 only.join("\n      ")
             };
             let (only_kcm, only_ours) = (only(a, b), only(b, a));
@@ -152,12 +184,10 @@ mod tests {
 
     #[test]
     fn differences_are_told_where_they_are() {
-        let (kcm, ours) = (one(json!({"a": {"b": [1, 2], "c": 1}})), one(json!({"a": {"b": [2, 3], "c": 1}})));
+        let (kcm, ours) =
+            (one(json!({"a": {"b": [1, 2], "c": 1}})), one(json!({"a": {"b": [2, 3], "c": 1}})));
         let found = Comparison::default().differences(&kcm, &ours);
-        assert_eq!(
-            found[0].to_string(),
-            "Service here/web\n  a: b:\n    only kcm: 1\n    only ours: 3"
-        );
+        assert_eq!(found[0].to_string(), "Service here/web\n  a: b:\n    only kcm: 1\n    only ours: 3");
         assert!(Comparison::default().differences(&kcm, &kcm).is_empty());
     }
 

@@ -33,7 +33,9 @@ fn subset(random: &mut Random, namespace: &str) -> Value {
         1 => json!([http]),
         2 => json!([http, {"name": "dns", "port": 53, "protocol": "UDP"}]),
         3 => json!([{"name": "alt", "port": 81, "protocol": "TCP", "appProtocol": "http"}]),
-        _ => json!([{"name": "z", "port": 1, "protocol": "TCP"}, http, {"name": "c", "port": 2, "protocol": "SCTP"}]),
+        _ => {
+            json!([{"name": "z", "port": 1, "protocol": "TCP"}, http, {"name": "c", "port": 2, "protocol": "SCTP"}])
+        }
     };
     let mut subset = json!({"ports": ports});
     let (ready, others) = (random.below(6), random.below(3));
@@ -60,8 +62,7 @@ fn address(random: &mut Random, namespace: &str) -> Value {
         address["nodeName"] = json!("node1");
     }
     if number.is_multiple_of(5) {
-        address["targetRef"] =
-            json!({"kind": "Pod", "namespace": namespace, "name": format!("hand-{number}"), "uid": format!("hand-{number}")});
+        address["targetRef"] = json!({"kind": "Pod", "namespace": namespace, "name": format!("hand-{number}"), "uid": format!("hand-{number}")});
     }
     address
 }

@@ -130,13 +130,13 @@ impl PodModel {
             .collect();
         let addresses: Vec<Value> = self.addresses.iter().map(|ip| json!({"ip": ip})).collect();
         json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
-            "metadata": {"name": self.name, "namespace": namespace, "labels": self.labels},
-            "status": {
-                "phase": self.phase,
-                "conditions": conditions,
-                "podIP": self.addresses.first(),
-                "podIPs": if addresses.is_empty() { Value::Null } else { json!(addresses) },
-            }})
+        "metadata": {"name": self.name, "namespace": namespace, "labels": self.labels},
+        "status": {
+            "phase": self.phase,
+            "conditions": conditions,
+            "podIP": self.addresses.first(),
+            "podIPs": if addresses.is_empty() { Value::Null } else { json!(addresses) },
+        }})
     }
 
     fn ports(&self) -> Value {

@@ -4,7 +4,7 @@
 //! is known to leave kube-controller-manager stuck for good: slices that it tracks are not given other values of the
 //! labels that it finds them by (it would wait for them until it is restarted).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -58,6 +58,8 @@ struct Space {
     pods: BTreeMap<String, PodModel>,
     /// Whether Pods change in this step.
     pods_changed: bool,
+    /// Services that change in this step, or what was written for them.
+    changed: BTreeSet<String>,
 }
 
 /// A Service to touch at a quiet point.
@@ -96,6 +98,7 @@ impl Script {
         self.nodes_changed = number > 2 && self.random.chance(20);
         for space in &mut self.spaces {
             space.pods_changed = false;
+            space.changed.clear();
         }
         if self.nodes_changed {
             self.change_node(&mut step);
@@ -116,7 +119,10 @@ impl Script {
             name: service.name.clone(),
             by_hand: service.selector.is_none(),
         };
-        self.spaces.iter().flat_map(|space| space.services.values().map(|service| touch(space, service))).collect()
+        self.spaces
+            .iter()
+            .flat_map(|space| space.services.values().map(|service| touch(space, service)))
+            .collect()
     }
 
     /// The namespaces that are there to stay.
@@ -134,7 +140,13 @@ impl Script {
         self.serial += 1;
         let name = format!("space-{}", self.serial);
         step.changes.push(Change::Apply(kubernetes::namespace(&name)));
-        let mut space = Space { name, services: BTreeMap::new(), pods: BTreeMap::new(), pods_changed: true };
+        let mut space = Space {
+            name,
+            services: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            pods_changed: true,
+            changed: BTreeSet::new(),
+        };
         for _ in 0..PODS * 2 / 3 {
             let pod = self.new_pod(&space);
             step.changes.push(Change::Apply(pod.object(&space.name)));
@@ -175,12 +187,7 @@ impl Script {
     fn change_node(&mut self, step: &mut Step) {
         let number = self.random.below(NODES) + 1;
         step.changes.push(if self.random.chance(25) {
-            Change::Delete {
-                kind: "Node",
-                namespace: String::new(),
-                name: format!("node{number}"),
-                grace: 0,
-            }
+            Change::Delete { kind: "Node", namespace: String::new(), name: format!("node{number}"), grace: 0 }
         } else {
             let node = self.node(number);
             Change::Apply(node)
@@ -254,7 +261,8 @@ impl Script {
         };
         let action = self.random.below(10);
         let Some(pod) = space.pods.get_mut(&name) else { return };
-        let delete = |grace| Change::Delete { kind: "Pod", namespace: namespace.clone(), name: name.clone(), grace };
+        let delete =
+            |grace| Change::Delete { kind: "Pod", namespace: namespace.clone(), name: name.clone(), grace };
         match action {
             0..7 => {
                 self.serial += 1;
@@ -302,12 +310,15 @@ impl Script {
     fn change_service(&mut self, space: &mut Space, step: &mut Step) {
         let namespace = space.name.clone();
         let name = format!("service-{}", self.random.below(SERVICES));
+        if !space.changed.insert(name.clone()) {
+            return;
+        }
         let settled = !space.pods_changed && !self.nodes_changed;
         let delete =
             Change::Delete { kind: "Service", namespace: namespace.clone(), name: name.clone(), grace: 0 };
         let service = match space.services.remove(&name) {
-            Some(mut service) if self.random.chance(65) => {
-                service.alter(&mut self.random);
+            Some(mut service) if self.random.chance(75) => {
+                service.alter(&mut self.random, settled);
                 service
             }
             Some(_) => {
@@ -315,7 +326,9 @@ impl Script {
                 if self.random.chance(40) {
                     return;
                 }
-                self.new_service(name, settled)
+                // kube-controller-manager, having seen the deletion only, may delete Endpoints that are made by hand
+                // before it sees the new Service.
+                self.new_service(name, settled).selecting(&mut self.random)
             }
             None => self.new_service(name, settled),
         };
@@ -337,17 +350,25 @@ impl Script {
     fn edit(&mut self, space: &mut Space, step: &mut Step) {
         let names: Vec<String> = space.services.keys().cloned().collect();
         let Some(name) = self.random.pick(&names).cloned() else { return };
+        space.changed.insert(name.clone());
         let Some(service) = space.services.get_mut(&name) else { return };
         service.fresh = false;
         let namespace = space.name.clone();
-        let merge = |patch| Change::Merge { kind: "Endpoints", namespace: namespace.clone(), name: name.clone(), patch };
+        let merge = |patch| Change::Merge {
+            kind: "Endpoints",
+            namespace: namespace.clone(),
+            name: name.clone(),
+            patch,
+        };
         let selects = service.selector.is_some() && service.kind != Kind::External;
         let edit = match self.random.below(10) {
             0 => Change::Apply(endpoints::foreign_slice(&mut self.random, &namespace, &name)),
             1 if selects => Change::Apply(endpoints::orphan_slice(&namespace, &name)),
             1 | 2 => Change::Delete { kind: "Endpoints", namespace, name, grace: 0 },
             3 => merge(json!({"subsets": [{"addresses": [{"ip": "10.98.0.1"}], "ports": [{"port": 1}]}]})),
-            4 => merge(json!({"metadata": {"labels": {"by-hand": "yes"}, "annotations": {"by-hand": "yes"}}})),
+            4 => {
+                merge(json!({"metadata": {"labels": {"by-hand": "yes"}, "annotations": {"by-hand": "yes"}}}))
+            }
             number => {
                 let edit = match number {
                     5 | 6 => SliceEdit::Delete,

@@ -82,17 +82,18 @@ impl ServiceModel {
         service
     }
 
-    /// Changes one thing about it.
-    pub fn alter(&mut self, random: &mut Random) {
+    /// Changes one thing about it. Only when nothing else is about to happen to it (`calm`) does it become one that the
+    /// controllers leave alone: else what stays of it would depend on what they saw first.
+    pub fn alter(&mut self, random: &mut Random, calm: bool) {
         self.fresh = false;
         match random.below(12) {
             0 | 1 => self.labels = labels(random),
             2 | 3 => self.selector = Some(selector(random)),
-            4 => self.selector = None,
+            4 if calm => self.selector = None,
             5 | 6 => self.ports = self.any_ports(random),
             7 => self.publish = !self.publish,
             8 | 9 => self.distribution = distribution(random),
-            10 => self.alter_kind(random),
+            10 => self.alter_kind(random, calm),
             _ => {
                 self.families = match self.families {
                     Wanted::One("IPv4") => Wanted::Both("IPv4", "IPv6"),
@@ -104,12 +105,21 @@ impl ServiceModel {
         }
     }
 
-    fn alter_kind(&mut self, random: &mut Random) {
+    /// Makes it one that has a selector.
+    pub fn selecting(mut self, random: &mut Random) -> Self {
+        if self.selector.is_none() {
+            self.selector = Some(selector(random));
+        }
+        self
+    }
+
+    fn alter_kind(&mut self, random: &mut Random, calm: bool) {
         self.kind = match self.kind {
             Kind::External => random.one_of([Kind::Cluster, Kind::Headless]),
-            Kind::Cluster => random.one_of([Kind::Node, Kind::External]),
-            Kind::Node => random.one_of([Kind::Cluster, Kind::External]),
-            Kind::Headless => Kind::External,
+            _ if calm && random.chance(60) => Kind::External,
+            Kind::Cluster => Kind::Node,
+            Kind::Node => Kind::Cluster,
+            Kind::Headless => Kind::Headless,
         };
         if self.kind != Kind::Headless && self.ports == json!([]) {
             self.ports = json!([{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}]);

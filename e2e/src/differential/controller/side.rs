@@ -4,7 +4,7 @@
 //! Invariants: both sides differ in the endpoint controllers only; each is alone in a network namespace without a way
 //! out.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -27,6 +27,9 @@ use crate::{
 pub const ENDPOINTS_PER_SLICE: usize = 4;
 /// `--mirroring-max-endpoints-per-subset` of both sides.
 pub const MIRRORED_PER_SUBSET: usize = 6;
+
+/// How much of each log is told.
+const LOG_LINES: usize = 12;
 
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -137,7 +140,8 @@ impl Side {
         for program in &mut self.programs {
             program.check()?;
             let log = program.log();
-            let complaint = log.lines().find(|line| line.contains("breaks an invariant") || line.contains("panicked"));
+            let complaint =
+                log.lines().find(|line| line.contains("breaks an invariant") || line.contains("panicked"));
             if let Some(line) = complaint {
                 anyhow::bail!("{} of {}: {line}", program.name(), self.name);
             }
@@ -145,9 +149,18 @@ impl Side {
         Ok(())
     }
 
-    /// The last lines that its endpoint controllers printed.
-    pub fn log_tails(&self) -> String {
-        self.programs.iter().map(|program| program.log_tail(12)).collect::<Vec<_>>().join("\n")
+    /// The last lines that its controllers printed about any of these.
+    pub fn log_about(&self, words: &[String]) -> String {
+        let about = |line: &&str| words.iter().any(|word| line.contains(word.as_str()));
+        let mut text = String::new();
+        for program in &self.programs {
+            let log = program.log();
+            let mut lines: Vec<&str> = log.lines().rev().filter(about).take(LOG_LINES).collect();
+            lines.push("");
+            lines.reverse();
+            let _infallible = write!(text, "\n--- {} of {}{}", program.name(), self.name, lines.join("\n"));
+        }
+        text
     }
 }
 

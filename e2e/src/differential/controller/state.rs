@@ -93,18 +93,23 @@ pub fn comparable(
     is_fresh: impl Fn(&Key) -> bool,
 ) -> BTreeMap<Key, Value> {
     let uids = uids(made, written);
+    let auto: BTreeSet<Key> = made.services.iter().filter(|service| is_auto(service)).map(key).collect();
     let mut all: BTreeMap<Key, Value> = BTreeMap::new();
     let within = |key: &Key| namespaces.contains(key.0.as_str());
     for endpoints in written.endpoints.iter().filter(|endpoints| within(&key(endpoints))) {
-        all.entry(key(endpoints)).or_insert_with(|| json!({}))["Endpoints"] = comparable_endpoints(endpoints, &uids);
+        all.entry(key(endpoints)).or_insert_with(|| json!({}))["Endpoints"] =
+            comparable_endpoints(endpoints, &uids);
     }
     let mut groups: BTreeMap<(Key, String), Vec<&Value>> = BTreeMap::new();
     for slice in written.slices.iter().filter(|slice| within(&key(slice))) {
         groups.entry((service_of(slice), group(slice))).or_default().push(slice);
     }
     for ((key, group), slices) in groups {
-        let fresh = is_fresh(&key);
-        all.entry(key).or_insert_with(|| json!({}))[group] = comparable_group(&slices, &uids, fresh);
+        let mut objects = comparable_group(&slices, &uids, is_fresh(&key));
+        if auto.contains(&key) {
+            count_hints(&mut objects);
+        }
+        all.entry(key).or_insert_with(|| json!({}))[group] = objects;
     }
     all
 }
@@ -131,7 +136,8 @@ fn group(slice: &Value) -> String {
         return format!("foreign slice {}", key(slice).1);
     };
     let family = slice["addressType"].as_str().unwrap_or_default();
-    let mut ports: Vec<String> = list(&slice["ports"]).map(|port| without_null(port.clone()).to_string()).collect();
+    let mut ports: Vec<String> =
+        list(&slice["ports"]).map(|port| without_null(port.clone()).to_string()).collect();
     ports.sort();
     format!("{manager} {family} slices with ports [{}]", ports.join(", "))
 }
@@ -147,7 +153,8 @@ fn comparable_group(slices: &[&Value], uids: &BTreeMap<String, String>, fresh: b
         slices.iter().map(|slice| metadata(slice, uids, &["generateName"]).to_string()).collect();
     let parsed = metadata.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
     // The order of ports in a slice is kept.
-    let ports: BTreeSet<String> = slices.iter().map(|slice| without_null(slice["ports"].clone()).to_string()).collect();
+    let ports: BTreeSet<String> =
+        slices.iter().map(|slice| without_null(slice["ports"].clone()).to_string()).collect();
     let mut group = json!({"endpoints": endpoints, "metadata": parsed.collect::<Vec<_>>(), "ports": ports});
     if fresh {
         let mut sizes: Vec<usize> = slices.iter().map(|slice| list(&slice["endpoints"]).count()).collect();
@@ -155,6 +162,29 @@ fn comparable_group(slices: &[&Value], uids: &BTreeMap<String, String>, fresh: b
         group["sizes"] = json!(sizes);
     }
     group
+}
+
+/// Whether a Service has topology mode `Auto`.
+pub fn is_auto(service: &Value) -> bool {
+    let annotations = &service["metadata"]["annotations"];
+    let mode = ["service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode"]
+        .into_iter()
+        .find_map(|name| annotations[name].as_str());
+    matches!(mode, Some("Auto" | "auto"))
+}
+
+/// Topology mode `Auto` gives each zone its number of endpoints; which ones is drawn.
+fn count_hints(group: &mut Value) {
+    let mut zones: BTreeMap<String, usize> = BTreeMap::new();
+    let Some(endpoints) = group["endpoints"].as_array_mut() else { return };
+    for endpoint in endpoints {
+        let hints = endpoint.as_object_mut().and_then(|fields| fields.remove("hints"));
+        if endpoint["conditions"]["ready"] == true {
+            let zone = hints.map_or_else(String::new, |hints| hints["forZones"].to_string());
+            *zones.entry(zone).or_default() += 1;
+        }
+    }
+    group["ready endpoints by hint"] = json!(zones);
 }
 
 /// The order of subsets follows from uids, and that of addresses that are equal, too; it is compared elsewhere.
@@ -252,8 +282,10 @@ mod tests {
 
     #[test]
     fn names_versions_and_packing_make_no_difference() {
-        let one = seen(vec![slice("a", "1", &["10.0.0.1", "10.0.0.2"]), slice("b", "2", &["10.0.0.3"])], false);
-        let other = seen(vec![slice("c", "3", &["10.0.0.2"]), slice("d", "4", &["10.0.0.3", "10.0.0.1"])], false);
+        let one =
+            seen(vec![slice("a", "1", &["10.0.0.1", "10.0.0.2"]), slice("b", "2", &["10.0.0.3"])], false);
+        let other =
+            seen(vec![slice("c", "3", &["10.0.0.2"]), slice("d", "4", &["10.0.0.3", "10.0.0.1"])], false);
         assert_eq!(one, other);
         assert_ne!(one, seen(vec![slice("c", "3", &["10.0.0.2", "10.0.0.3"])], false));
     }

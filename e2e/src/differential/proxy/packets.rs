@@ -20,25 +20,25 @@ const BACKENDS: usize = 6;
 
 /// A place that packets go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Frontend {
+pub(super) struct Frontend {
     /// Address.
-    pub address: IpAddr,
+    pub(super) address: IpAddr,
     /// Protocol.
-    pub protocol: Protocol,
+    pub(super) protocol: Protocol,
     /// Port.
-    pub port: u16,
+    pub(super) port: u16,
 }
 
 /// Where the Services of a moment can be reached, and by whom else.
 #[derive(Debug, Default)]
-pub struct Frontends {
+pub(super) struct Frontends {
     of: BTreeMap<ServiceKey, BTreeSet<Frontend>>,
     claims: BTreeMap<Frontend, BTreeSet<(ServiceKey, String)>>,
 }
 
 impl Frontends {
     /// The frontends of these Services in a family.
-    pub fn of<'a>(services: impl IntoIterator<Item = &'a Service>, facts: &NodeFacts) -> Self {
+    pub(super) fn of<'a>(services: impl Iterator<Item = &'a Service>, facts: &NodeFacts) -> Self {
         let mut frontends = Self::default();
         for service in services {
             frontends.add(service, facts);
@@ -49,7 +49,8 @@ impl Frontends {
     fn add(&mut self, service: &Service, facts: &NodeFacts) {
         let family = facts.family;
         let ingress = service.ingress_ips.iter().map(|ingress| ingress.ip);
-        let addresses = service.cluster_ips.iter().copied().flatten().chain(service.external_ips.iter().copied());
+        let addresses =
+            service.cluster_ips.iter().copied().flatten().chain(service.external_ips.iter().copied());
         let addresses: BTreeSet<IpAddr> =
             addresses.chain(ingress).filter(|address| Family::of(*address) == family).collect();
         let own = self.of.entry(service.key.clone()).or_default();
@@ -76,20 +77,14 @@ impl Frontends {
         }
     }
 
-    /// The frontends of a Service that no other Service claims, now or in `other`.
-    pub fn undisputed(&self, key: &ServiceKey) -> impl Iterator<Item = Frontend> + '_ {
-        let own = self.of.get(key).into_iter().flatten().copied();
-        own.filter(|frontend| self.claims.get(frontend).is_none_or(|claims| claims.len() < 2))
+    /// The frontends of a Service.
+    pub(super) fn at(&self, key: &ServiceKey) -> impl Iterator<Item = Frontend> + '_ {
+        self.of.get(key).into_iter().flatten().copied()
     }
 
     /// Whether several Services claim a place.
-    pub fn is_disputed(&self, frontend: &Frontend) -> bool {
+    pub(super) fn is_disputed(&self, frontend: &Frontend) -> bool {
         self.claims.get(frontend).is_some_and(|claims| claims.len() > 1)
-    }
-
-    /// How many places are disputed.
-    pub fn disputed(&self) -> usize {
-        self.claims.values().filter(|claims| claims.len() > 1).count()
     }
 }
 
@@ -102,11 +97,13 @@ fn node_addresses(facts: &NodeFacts) -> Vec<IpAddr> {
 
 /// The packets to a frontend: from Pods here and there, this node, outside, inside and outside of source ranges, a host
 /// that has the address itself, and the Service's own endpoints.
-pub fn packets(frontend: Frontend, slices: &[&EndpointSlice], facts: &NodeFacts) -> Vec<Packet> {
+pub(super) fn packets(frontend: Frontend, slices: &[&EndpointSlice], facts: &NodeFacts) -> Vec<Packet> {
     let host = Host::from(facts);
     let clients: &[&str] = match facts.family {
         Family::V4 => &["10.244.1.200", "10.244.2.200", "172.30.0.100", "203.0.113.9", "203.0.113.200"],
-        Family::V6 => &["fd00:244:0:1::c8", "fd00:244:0:2::c8", "fd00:30::64", "2001:db8:113::9", "2001:db8:fff::9"],
+        Family::V6 => {
+            &["fd00:244:0:1::c8", "fd00:244:0:2::c8", "fd00:30::64", "2001:db8:113::9", "2001:db8:fff::9"]
+        }
     };
     let mut sources: BTreeSet<IpAddr> = clients.iter().filter_map(|text| parse_address(text).ok()).collect();
     sources.extend(node_addresses(facts));
@@ -122,15 +119,28 @@ pub fn packets(frontend: Frontend, slices: &[&EndpointSlice], facts: &NodeFacts)
     let mut packets: Vec<Packet> = sources
         .into_iter()
         .filter(|source| !source.is_loopback() || host.is_local(frontend.address))
-        .map(|source| packet(source, if host.is_local(source) { Origin::Node } else { Origin::Interface(None) }))
+        .map(|source| packet(source, origin(source, &host)))
         .collect();
     // The node may have a load balancer's address on one of its interfaces and send from it.
     packets.push(packet(frontend.address, Origin::Node));
-    if let Some(source) = packets.first().map(|packet| packet.source) {
-        let next = Frontend { port: frontend.port.wrapping_add(1), ..frontend };
-        packets.push(Packet { destination_port: next.port, ..packet(source, Origin::Interface(None)) });
+    // And what no Service listens on.
+    if let Some(source) = clients.first().and_then(|text| parse_address(text).ok()) {
+        packets.push(Packet { destination_port: 7, ..packet(source, Origin::Interface(None)) });
     }
     packets
+}
+
+/// Local Pods are behind a bridge, for those that tell them by that.
+fn origin(source: IpAddr, host: &Host) -> Origin {
+    let local = plan::Node::new(1).pod_networks();
+    let is_in = |network: &str| network.parse().is_ok_and(|network: ipnet::IpNet| network.contains(&source));
+    if host.is_local(source) {
+        Origin::Node
+    } else if is_in(&local.0) || is_in(&local.1) {
+        Origin::Interface(Some("cbr0".to_owned()))
+    } else {
+        Origin::Interface(None)
+    }
 }
 
 fn backends(slices: &[&EndpointSlice], family: Family) -> BTreeSet<IpAddr> {

@@ -2,16 +2,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::world::SLOTS;
 use super::Random;
+use super::world::SLOTS;
 use crate::plan;
 
-/// Most ports of a Service; each slot has so many node ports of its own.
-const PORTS: usize = 3;
+/// Ports that Services listen on. Each slot has as many node ports of its own, one for each number: that is how the API
+/// server hands them out, whatever the protocol.
+const PORTS: [usize; 4] = [53, 80, 443, 8080];
 
 /// What kind of Service it is, as far as the API server lets nobody change that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub(super) struct Frame {
     kind: FrameKind,
 }
 
@@ -25,7 +26,7 @@ enum FrameKind {
 
 impl Frame {
     /// The n-th frame of a run.
-    pub fn random(n: usize, random: &mut Random) -> Self {
+    pub(super) fn random(n: usize, random: &mut Random) -> Self {
         // Some cluster IPs are neighbours and some far apart. A thousand frames later they begin again.
         let (near, far) = (n % 1000 + 256, n % 1000 * 37 % 1000 + 2048);
         let low = if random.chance(50) { near } else { far + n % 7 * 1024 };
@@ -44,7 +45,13 @@ impl Frame {
 }
 
 /// A Service of that frame.
-pub fn service(namespace: &str, name: &str, number: usize, frame: &Frame, random: &mut Random) -> Value {
+pub(super) fn service(
+    namespace: &str,
+    name: &str,
+    number: usize,
+    frame: &Frame,
+    random: &mut Random,
+) -> Value {
     let mut spec = Map::new();
     let mut status = None;
     match &frame.kind {
@@ -75,7 +82,12 @@ pub fn service(namespace: &str, name: &str, number: usize, frame: &Frame, random
 }
 
 /// Fills in a Service that has cluster IPs; gives its status, if it may have one.
-fn addressed(spec: &mut Map<String, Value>, number: usize, ips: &[String], random: &mut Random) -> Option<Value> {
+fn addressed(
+    spec: &mut Map<String, Value>,
+    number: usize,
+    ips: &[String],
+    random: &mut Random,
+) -> Option<Value> {
     let kind = random.one_of(["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer"]);
     let families: Vec<_> = ips.iter().map(|ip| if ip.contains(':') { "IPv6" } else { "IPv4" }).collect();
     let node_ports = kind == "NodePort" || (kind == "LoadBalancer" && random.chance(75));
@@ -115,12 +127,13 @@ fn addressed(spec: &mut Map<String, Value>, number: usize, ips: &[String], rando
 }
 
 /// Ports of the Service of a slot.
-pub fn ports(number: usize, node_ports: bool, random: &mut Random) -> Vec<Value> {
-    let count = random.one_of([1, 1, 2, PORTS]);
+pub(super) fn ports(number: usize, node_ports: bool, random: &mut Random) -> Vec<Value> {
+    let count = random.one_of([1, 1, 2, 3]);
     let mut ports: Vec<Value> = Vec::new();
     for n in 0..count {
         let protocol = random.one_of(["TCP", "TCP", "UDP", "SCTP"]);
-        let port = random.one_of([53, 80, 80, 443, 8080]);
+        let which = random.one_of([0, 1, 1, 2, 3]);
+        let port = PORTS[which];
         if ports.iter().any(|other| other["protocol"] == protocol && other["port"] == port) {
             continue;
         }
@@ -129,28 +142,11 @@ pub fn ports(number: usize, node_ports: bool, random: &mut Random) -> Vec<Value>
             fields["name"] = json!(format!("p{n}"));
         }
         if node_ports {
-            // The same number for another protocol is another node port.
-            let first = 30_000 + number * PORTS;
-            fields["nodePort"] = json!(if random.chance(50) { first } else { first + n });
+            fields["nodePort"] = json!(30_000 + number * PORTS.len() + which);
         }
         ports.push(fields);
     }
-    distinct_node_ports(number, &mut ports);
     ports
-}
-
-/// Two ports of one protocol cannot have one node port.
-fn distinct_node_ports(number: usize, ports: &mut [Value]) {
-    let mut seen = Vec::new();
-    for port in ports.iter_mut().filter(|port| port.get("nodePort").is_some()) {
-        let wanted = [port["nodePort"].clone()].into_iter();
-        let spare = (0..PORTS).map(|n| json!(30_000 + number * PORTS + n));
-        let taken = |number: &Value| seen.contains(&(port["protocol"].clone(), number.clone()));
-        if let Some(free) = wanted.chain(spare).find(|number| !taken(number)) {
-            seen.push((port["protocol"].clone(), free.clone()));
-            port["nodePort"] = free;
-        }
-    }
 }
 
 /// Its own, some that others claim as well, nodes', cluster IPs.

@@ -22,7 +22,7 @@ enum Hinting {
 }
 
 /// The slices of a Service with these ports.
-pub fn slices(namespace: &str, service: &str, ports: &[Value], random: &mut Random) -> Vec<Value> {
+pub(super) fn slices(namespace: &str, service: &str, ports: &[Value], random: &mut Random) -> Vec<Value> {
     let mut slices = Vec::new();
     for family in ["IPv4", "IPv6"] {
         let hinting = random.one_of([
@@ -47,7 +47,15 @@ pub fn slices(namespace: &str, service: &str, ports: &[Value], random: &mut Rand
             if n > 0 {
                 endpoints.extend(shared.iter().filter(|_| random.chance(40)).cloned());
             }
-            slices.push(slice(namespace, service, family, n, &slice_ports(ports, n, random), &endpoints, random));
+            slices.push(slice(
+                namespace,
+                service,
+                family,
+                n,
+                &slice_ports(ports, n, random),
+                &endpoints,
+                random,
+            ));
         }
     }
     slices

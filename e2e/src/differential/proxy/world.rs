@@ -10,38 +10,38 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::Random;
 use super::{
     services::{self, Frame},
     slices,
 };
-use super::Random;
 
 /// How many Services there may be at once.
-pub const SLOTS: usize = 24;
+pub(super) const SLOTS: usize = 24;
 
 /// The namespaces that Services live in.
-pub const NAMESPACES: [&str; 2] = ["default", "other"];
+pub(super) const NAMESPACES: [&str; 2] = ["default", "other"];
 
 /// An object to delete.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Doomed {
+pub(super) struct Doomed {
     /// Its kind.
-    pub kind: &'static str,
+    pub(super) kind: &'static str,
     /// Its namespace.
-    pub namespace: String,
+    pub(super) namespace: String,
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
 }
 
 /// What a step changes.
 #[derive(Clone, Debug, Default)]
-pub struct Step {
+pub(super) struct Step {
     /// To be deleted first.
-    pub delete: BTreeSet<Doomed>,
+    pub(super) delete: BTreeSet<Doomed>,
     /// To be applied then.
-    pub apply: Vec<Value>,
+    pub(super) apply: Vec<Value>,
     /// Namespace and name of the Services that the step is about.
-    pub touched: BTreeSet<(String, String)>,
+    pub(super) touched: BTreeSet<(String, String)>,
 }
 
 /// The place of one Service.
@@ -54,7 +54,7 @@ struct Slot {
 
 /// All Services and slices, and where the next ones come from.
 #[derive(Debug)]
-pub struct World {
+pub(super) struct World {
     random: Random,
     /// Counts frames, so that a new one has a cluster IP that nobody had before.
     frames: usize,
@@ -63,13 +63,13 @@ pub struct World {
 
 impl World {
     /// An empty world.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let slots = std::iter::repeat_with(Slot::default).take(SLOTS).collect();
         Self { random: Random::new(seed), frames: 0, slots }
     }
 
     /// Goes on to the next moment.
-    pub fn step(&mut self) -> Step {
+    pub(super) fn step(&mut self) -> Step {
         let mut step = Step::default();
         let empty = self.slots.iter().all(|slot| slot.service.is_none());
         let changes = if empty { SLOTS } else { 3 + self.random.below(6) };
@@ -127,7 +127,8 @@ impl Slot {
     fn replace_slices(&mut self, number: usize, random: &mut Random, step: &mut Step) {
         self.remove_slices(number, step);
         let (namespace, name) = identity(number);
-        let ports = self.service.as_ref().and_then(|service| service.pointer("/spec/ports")?.as_array().cloned());
+        let ports =
+            self.service.as_ref().and_then(|service| service.pointer("/spec/ports")?.as_array().cloned());
         let ports = ports.unwrap_or_else(|| services::ports(number, false, random));
         for slice in slices::slices(&namespace, &name, &ports, random) {
             let name = slice.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -152,7 +153,7 @@ impl Slot {
 }
 
 /// Namespace and name of the Service of a slot. Names repeat across namespaces.
-pub fn identity(number: usize) -> (String, String) {
+pub(super) fn identity(number: usize) -> (String, String) {
     let namespace = NAMESPACES[number % NAMESPACES.len()];
     (namespace.to_owned(), format!("s{}", number / NAMESPACES.len()))
 }
@@ -178,7 +179,8 @@ mod tests {
             world.step();
             let mut seen = BTreeSet::new();
             for service in world.slots.iter().filter_map(|slot| slot.service.as_ref()) {
-                for ip in service.pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten() {
+                for ip in service.pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten()
+                {
                     assert!(ip == "None" || seen.insert(ip.to_string()), "{ip} twice");
                 }
                 for port in service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten() {
