@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint tools build clean-bed need-root
+.PHONY: help demo test bench lint tools build clean-bed need-root
 # Tools come before what is built with them.
 .NOTPARALLEL:
 
@@ -20,11 +20,14 @@ DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: need-root tools build ## Show it: a two-node cluster on this machine, four Services, real packets (root; ends by itself)
-	@$(TARGET)/debug/demo
+demo: need-root tools build ## Show it: a two-node cluster on this machine, every kind of Service, real packets (root; KEEP=1 leaves it running)
+	@$(TARGET)/debug/demo $(if $(KEEP),--keep)
 
 test: tools lint build ## Pass all tests: lints, documentation, unit, golden, property, real API server, real kernel (root)
 	cargo test --workspace $(LOCKED)
+
+bench: need-root ## Measure planning, compiling, programming and first packets, with optimisation (root; some minutes)
+	cargo run --release -p fairlead-e2e --bin bench $(LOCKED)
 
 lint: $(DENY) ## Check formatting, clippy, documentation, licences and sources of dependencies
 	cargo fmt --all --check
@@ -38,9 +41,9 @@ tools: ## Build the genuine Kubernetes programs that the tests run on, once, out
 clean-bed: build ## Remove what killed tests and demos left behind; what is in use is left alone
 	@$(TARGET)/debug/clean-bed
 
-# Not listed: the demo says at once, not after a long build, that it cannot run.
+# Not listed: says at once, not after a long build, that demo or bench cannot run.
 need-root:
-	@[ "$$(id -u)" = 0 ] || { echo "demo: run it as root, it makes network namespaces: sudo --preserve-env=PATH make demo" >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "run it as root, it makes network namespaces: sudo --preserve-env=PATH make $(MAKECMDGOALS)" >&2; exit 1; }
 
 # Not listed: the programs that tests and demo start.
 build:

@@ -180,9 +180,15 @@ impl Publisher {
                 Reporter { controller: part.reporter().to_owned(), instance: Some(instance.clone()) };
             Recorder::new(client.clone(), reporter)
         };
-        let recorders = Part::ALL.map(recorder);
+        // A recorder counts Events of one reason as a series with the words of the first. Other words are another Event here,
+        // hence a recorder for each; they are few, and forgetting them only begins another series.
+        let mut recorders: FxHashMap<(Part, String), Recorder> = FxHashMap::default();
         let mut failing = false;
         while let Some(Message { part, reference, reason, note, type_ }) = self.receiver.recv().await {
+            if recorders.len() >= WAITING {
+                recorders.clear();
+            }
+            let recorder = recorders.entry((part, note.clone())).or_insert_with(|| recorder(part));
             let event = Event {
                 type_,
                 reason: reason.to_owned(),
@@ -190,7 +196,7 @@ impl Publisher {
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
-            let published = recorders[part.index()].publish(&event, &reference);
+            let published = recorder.publish(&event, &reference);
             let trouble = match tokio::time::timeout(PATIENCE, published).await {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(failure::sentence(&error)),

@@ -33,7 +33,9 @@ fn table() -> String {
         let of_this = argument.get_help_heading().map(str::to_owned);
         if of_this != heading {
             let title = of_this.as_deref().unwrap_or("Other");
-            text.push_str(&format!("\n### {title}\n\n| Flag | Default | Meaning |\n|---|---|---|\n"));
+            for line in ["\n### ", title, "\n\n| Flag | Default | Meaning |\n|---|---|---|\n"] {
+                text.push_str(line);
+            }
             heading = of_this;
         }
         text.push_str(&row);

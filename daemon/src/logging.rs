@@ -1,6 +1,6 @@
 //! Logs: levels and format by flag or environment, to standard error.
 //!
-//! Colours are for terminals, and for those who have not asked for none (https://no-color.org).
+//! Colours are for terminals, and for those who have not asked for none (<https://no-color.org>).
 //!
 //! Invariant: only [`LogFlags::start`] touches the process-wide subscriber, once.
 

@@ -68,9 +68,7 @@ impl fmt::Display for Readiness {
             let mark = if open { '+' } else { '-' };
             match (open, trouble) {
                 (true, None) => writeln!(f, "[{mark}]{} ok", gate.name)?,
-                (true, Some(trouble)) => {
-                    writeln!(f, "[{mark}]{} ok, but may be out of date: {trouble}", gate.name)?;
-                }
+                (true, Some(trouble)) => writeln!(f, "[{mark}]{} was ok, now: {trouble}", gate.name)?,
                 (false, None) => writeln!(f, "[{mark}]waiting for {}", gate.name)?,
                 (false, Some(trouble)) => writeln!(f, "[{mark}]waiting for {}: {trouble}", gate.name)?,
             }

@@ -78,15 +78,18 @@ fn a_client_moves_on_when_its_pod_is_gone(bed: &mut Bed) -> Result<()> {
     bed.client(From::Pod("client"))?.ask_many(Protocol::Tcp, target, 20)?.check_fair(&[other])
 }
 
+fn at(node: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(plan::Node::new(node).addresses.v4.into(), port)
+}
+
 /// Node port 30081 is that of `policy-cluster`, 30082 that of `policy-local`; the one Pod is on node 1.
-fn policies(bed: &mut Bed) -> Result<impl Fn(u8, u16) -> SocketAddr + use<>> {
+fn policies(bed: &mut Bed) -> Result<()> {
     bed.apply_example("traffic-policy.yaml")?;
-    let at = |node, port| SocketAddr::new(plan::Node::new(node).addresses.v4.into(), port);
     for node in 1..=2 {
         bed.await_servers(From::Outside, Protocol::Tcp, at(node, 30081), &["policy-1"])?;
         bed.await_servers(From::Node(node), Protocol::Tcp, at(node, 30082), &["policy-1"])?;
     }
-    Ok(at)
+    Ok(())
 }
 
 fn check_seen(bed: &Bed, from: From<'_>, target: SocketAddr, seen: impl Into<IpAddr>) -> Result<()> {
@@ -97,7 +100,7 @@ fn check_seen(bed: &Bed, from: From<'_>, target: SocketAddr, seen: impl Into<IpA
 }
 
 fn local_external_policy_keeps_the_client_address_and_is_silent_elsewhere(bed: &mut Bed) -> Result<()> {
-    let at = policies(bed)?;
+    policies(bed)?;
     check_seen(bed, From::Outside, at(1, 30082), plan::outside().v4)?;
     assert_eq!(bed.client(From::Outside)?.ask(Protocol::Tcp, at(2, 30082))?, Outcome::TimedOut);
     // It is a rule that is silent, not a node without one: that would refuse.
@@ -109,7 +112,7 @@ fn local_external_policy_keeps_the_client_address_and_is_silent_elsewhere(bed: &
 
 /// As upstream: clients of the cluster are served as if the policy were `Cluster`, by any node.
 fn local_external_policy_serves_pods_and_nodes_themselves_everywhere(bed: &mut Bed) -> Result<()> {
-    let at = policies(bed)?;
+    policies(bed)?;
     bed.add_pod(PodSpec::new("near", "client"))?;
     bed.add_pod(PodSpec::new("far", "client").on(2))?;
     let [near, far] = ["near", "far"].map(|pod| bed.pod(pod).map(|pod| pod.addresses.v4));
@@ -119,13 +122,13 @@ fn local_external_policy_serves_pods_and_nodes_themselves_everywhere(bed: &mut B
 }
 
 fn cluster_external_policy_answers_everywhere_and_shows_the_node(bed: &mut Bed) -> Result<()> {
-    let at = policies(bed)?;
+    policies(bed)?;
     check_seen(bed, From::Outside, at(1, 30081), plan::Node::new(1).pod(1).v4)?;
     check_seen(bed, From::Outside, at(2, 30081), plan::Node::new(2).addresses.v4)
 }
 
 fn local_internal_policy_serves_only_clients_beside_the_pod(bed: &mut Bed) -> Result<()> {
-    let _ = policies(bed)?;
+    policies(bed)?;
     let local = json!({"spec": {"internalTrafficPolicy": "Local"}});
     bed.kubernetes().merge("Service", "default", "policy-cluster", local)?;
     bed.add_pod(PodSpec::new("near", "client"))?;

@@ -41,7 +41,7 @@ use crate::{
     health_ports::HealthPortServers,
     interfaces,
     lane::{Lane, Wiring},
-    limits,
+    leftovers, limits,
     metrics::Metrics,
     netfilter::{Features, Netfilter, Tool, ToolError, Variant, detect},
     node_watch::{Audience, NoPodNetworks, NodeWatch},
@@ -193,8 +193,22 @@ async fn clean_up(settings: &Settings) -> Result<(), AgentError> {
             }
             info!(%family, %variant, "rules removed");
         }
+        problems += usize::from(!remove_leftovers(family));
     }
     if problems == 0 { Ok(()) } else { Err(AgentError::Cleanup(problems)) }
+}
+
+/// Removes what kube-proxy's mode nftables wrote. False if that failed.
+fn remove_leftovers(family: Family) -> bool {
+    match leftovers::remove_nftables(family) {
+        Ok(true) => info!(%family, "removed table kube-proxy of nftables, left by kube-proxy in that mode"),
+        Ok(false) => {}
+        Err(error) => {
+            warn!(%family, %error, "cannot remove table kube-proxy of nftables: remove it with `nft delete table`");
+            return false;
+        }
+    }
+    true
 }
 
 /// One family that can be programmed.
@@ -308,6 +322,7 @@ impl Agent {
         let events = self.start_events(clients.write.clone());
         let (receivers, senders) = self.start_lanes(planes, &metrics, &events);
         self.start_node_watch(senders, clients.read.clone(), node);
+        self.start_removal_of_leftovers(&receivers);
         self.start_feeds(&receivers, &clients.read, services, slices);
         self.wait().await
     }
@@ -421,6 +436,21 @@ impl Agent {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let events = watch_all(Api::<NodeObject>::all(client), config, gate);
         self.tasks.spawn(async move { Ok(watch.follow(events).await?) });
+    }
+
+    /// When our rules are there: until then, the other mode's rules are better than none.
+    fn start_removal_of_leftovers(&mut self, receivers: &Receivers) {
+        let families: Vec<Family> = receivers.0.iter().map(|(family, _)| *family).collect();
+        let (readiness, shutdown) = (self.readiness.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            if shutdown.run_until_cancelled(readiness.wait()).await.is_some() {
+                for family in families {
+                    remove_leftovers(family);
+                }
+                shutdown.cancelled().await;
+            }
+            Ok(())
+        });
     }
 
     fn start_feeds(&mut self, receivers: &Receivers, client: &Client, services: Gate, slices: Gate) {

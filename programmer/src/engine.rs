@@ -188,6 +188,14 @@ impl<N: Netfilter> Engine<N> {
         Ok(true)
     }
 
+    /// Entries of x_tables that filter and nat should hold of ours, but for jumps and canaries, whose number is fixed: a
+    /// chain has two besides its rules.
+    pub fn entries(&self) -> [usize; 2] {
+        let ruleset = self.rulebook.ruleset();
+        let chains = |table: &Table| ruleset.tables.get(table).map_or(0, BTreeMap::len);
+        [Table::Filter, Table::Nat].map(|table| ruleset.rule_count(&table) + 2 * chains(&table))
+    }
+
     /// Whether it matters to us what others do to a chain.
     pub fn concerns(&self, chain: &ChainRef) -> bool {
         drift::concerns(self.rulebook.ruleset(), chain)

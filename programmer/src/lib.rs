@@ -6,8 +6,12 @@
 //!  Slices ────┼─ feed ─┼─> ProxyState ─> Rulebook ─> Delta ─> engine ┼─> netfilter ─> iptables-restore
 //!             │        │       ▲              ▲                 │    │
 //!  Node ── node_watch ─┼───────┴── basis ─────┘          schedule    │
+//!             │        │   sentinel, quarantine ──────────────┘      ├─> conntrack ──> UDP flows
+//!             │        │   census ──> health_ports, metrics          │
 //!             │        └─────────────────────────────────────────────┘
 //!             └──> health ──> servers <── metrics
+//!
+//!  flags, or configuration (a file) ──> validation ──> settings
 //! ```
 //!
 //! `fairlead-compiler` decides what the rules are; this crate watches, waits, reads and writes. Nothing depends on it
@@ -17,6 +21,8 @@
 //! * nothing is written before both initial lists are in;
 //! * at most one job of a family touches the kernel at a time, and no job blocks a watch;
 //! * no failure loses a change: what a failed sync left is compared and repaired by the next one;
+//! * what others do to the rules is repaired, and only that is written again;
+//! * one Service that is refused does not stop the others;
 //! * rules outlive the process.
 
 pub mod agent;
@@ -34,6 +40,7 @@ pub mod health;
 pub mod health_ports;
 pub mod interfaces;
 pub mod lane;
+pub mod leftovers;
 pub mod limits;
 pub mod metrics;
 pub mod netfilter;

@@ -20,6 +20,9 @@ use rustix::net::{
 /// netlink(7): message types and flags.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
+/// linux/netfilter/nfnetlink.h: what surrounds a transaction.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
@@ -124,6 +127,10 @@ impl Socket {
     /// Has the kernel do something, and waits until it is done.
     pub fn command(&mut self, request: &Request) -> io::Result<()> {
         self.send(request, REQUEST | ACK)?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> io::Result<()> {
         loop {
             let (received, _) = rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::empty())?;
             let datagram = self.buffer.get(..received).unwrap_or_default();
@@ -135,6 +142,16 @@ impl Socket {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+
+    /// Has a subsystem of netfilter do one thing in a transaction, and waits until it is done.
+    pub fn transaction(&mut self, subsystem: u8, request: &Request) -> io::Result<()> {
+        let fixed = [0, 0, 0, subsystem];
+        let mut bytes = Request::new(BATCH_BEGIN, &fixed).bytes(REQUEST);
+        bytes.extend(request.bytes(REQUEST | ACK));
+        bytes.extend(Request::new(BATCH_END, &fixed).bytes(REQUEST));
+        rustix::net::send(&self.fd, &bytes, SendFlags::empty())?;
+        self.answer()
     }
 
     fn send(&self, request: &Request, flags: u16) -> io::Result<()> {

@@ -97,11 +97,13 @@ impl Sentinel {
         }
     }
 
-    /// We wrote, in so many processes.
-    pub fn end(&mut self, writers: usize, concern: Concern<'_>) {
+    /// We wrote, in so many processes, or failed to (`None`). `entries` counts what the tables filter and nat should hold
+    /// of ours.
+    pub fn end(&mut self, writers: Option<usize>, concern: Concern<'_>, entries: &dyn Fn() -> [usize; 2]) {
         match self {
-            Self::Nft(listener) => listener.end(writers, concern),
-            Self::Legacy(poll) => poll.end(),
+            // After a failure everything is compared anyway.
+            Self::Nft(listener) => listener.end(writers.unwrap_or(usize::MAX), concern),
+            Self::Legacy(poll) => poll.end(writers.map(|_| entries())),
             Self::Off => {}
         }
     }

@@ -19,8 +19,9 @@ use fairlead_objects::{Family, NodeName, builders};
 use fairlead_programmer::{
     cleanup,
     engine::{Engine, Report},
-    interfaces,
+    interfaces, leftovers,
     netfilter::{Features, Netfilter, Tool, Variant, detect},
+    netlink::{Request, Socket},
     sysctl,
 };
 use serde_json::json;
@@ -349,5 +350,23 @@ fn route_localnet_is_switched_on_once() {
         assert!(sysctl::enable_route_localnet().unwrap());
         assert!(!sysctl::enable_route_localnet().unwrap());
         assert_eq!(shell("cat /proc/sys/net/ipv4/conf/all/route_localnet").trim(), "1");
+    });
+}
+
+#[test]
+fn table_of_mode_nftables_is_removed_and_others_stay() {
+    in_namespace("table_of_mode_nftables_is_removed_and_others_stay", async || {
+        const NEW_TABLE: u16 = 0xa00;
+        shell("iptables-nft -A INPUT -j ACCEPT");
+        let before = saved("iptables-nft");
+        for (family, number) in [(Family::V4, 2), (Family::V6, 10)] {
+            assert!(!leftovers::remove_nftables(family).unwrap());
+            let request = Request::new(NEW_TABLE, &[number, 0, 0, 0]).with(1, b"kube-proxy\0");
+            Socket::netfilter().unwrap().transaction(10, &request).unwrap();
+        }
+        assert!(leftovers::remove_nftables(Family::V4).unwrap());
+        assert!(!leftovers::remove_nftables(Family::V4).unwrap());
+        assert!(leftovers::remove_nftables(Family::V6).unwrap());
+        assert_eq!(saved("iptables-nft"), before);
     });
 }

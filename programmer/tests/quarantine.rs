@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,15 +16,29 @@ use serde_json::json;
 mod namespace;
 mod node;
 
-use namespace::{in_namespace, shell};
+use namespace::{in_namespace_with_path, shell};
 use node::Node;
 
-/// A time that the match `recent` refuses; the API server would, too.
-fn sticky(seconds: u32) -> Change {
-    let affinity = json!({"clientIP": {"timeoutSeconds": seconds}});
-    let spec = json!({"clusterIP": "10.96.0.2", "clusterIPs": ["10.96.0.2"], "sessionAffinity": "ClientIP",
-        "sessionAffinityConfig": affinity});
-    Change::Service(Arc::new(builders::service("sticky", spec)))
+/// What the programs are made to refuse, by its line, as they would refuse a match that the kernel lacks.
+const REFUSED: &str = "10.0.0.2:8080";
+
+/// Puts programs that refuse one rule before the real ones.
+fn refusing_programs() -> String {
+    let directory = env::temp_dir().join(format!("fairlead-refusing-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    for variant in ["nft", "legacy"] {
+        let name = format!("iptables-{variant}-restore");
+        let real = shell(&format!("command -v {name}"));
+        let script = format!(
+            "#!/bin/sh\ndocument=$(cat)\nline=$(printf '%s\\n' \"$document\" | grep -nF '{REFUSED}' | head -n 1 | \
+             cut -d: -f1)\n[ -z \"$line\" ] || {{ echo \"iptables-restore: line $line failed\" >&2; exit 1; }}\n\
+             printf '%s\\n' \"$document\" | exec {} \"$@\"\n",
+            real.trim()
+        );
+        fs::write(directory.join(&name), script).unwrap();
+        fs::set_permissions(directory.join(&name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    format!("{}:{}", directory.display(), env::var("PATH").unwrap())
 }
 
 fn service(number: u32) -> Change {
@@ -47,9 +63,11 @@ async fn until(tool: &str, text: &str) -> Duration {
 
 #[test]
 fn refused_service_is_left_out_and_comes_back_when_it_is_right() {
-    in_namespace("refused_service_is_left_out_and_comes_back_when_it_is_right", async || {
+    let test = "refused_service_is_left_out_and_comes_back_when_it_is_right";
+    let path = refusing_programs();
+    in_namespace_with_path(test, &path, async || {
         for (variant, tool) in [(Variant::Nft, "iptables-nft"), (Variant::Legacy, "iptables-legacy")] {
-            let mut changes = vec![sticky(0), slice("sticky", "10.0.0.2")];
+            let mut changes = vec![service(77), slice("svc-77", "10.0.0.2")];
             for number in 1..20 {
                 changes
                     .extend([service(number), slice(&format!("svc-{number}"), &format!("10.0.1.{number}"))]);
@@ -58,18 +76,19 @@ fn refused_service_is_left_out_and_comes_back_when_it_is_right() {
             for number in 1..20 {
                 until(tool, &format!("10.0.1.{number}:8080")).await;
             }
-            assert!(!shell(&format!("{tool}-save -t nat")).contains("10.0.0.2:8080"));
-            assert_eq!(node.metric("fairlead_quarantined_services{ip_family=\"IPv4\"}"), 1.0);
+            assert!(!shell(&format!("{tool}-save -t nat")).contains(REFUSED));
+            assert_eq!(node.metric("fairlead_quarantined_services{ip_family=\"IPv4\"}"), 1);
             let notice = node.notices.recv().await.unwrap();
-            assert_eq!((&*notice.service.name, notice.reason), ("sticky", "FailedToProgram"));
+            assert_eq!((&*notice.service.name, notice.reason), ("svc-77", "FailedToProgram"));
 
             node.tell(slice("svc-1", "10.0.3.1")).await;
             let took = until(tool, "10.0.3.1:8080").await;
             assert!(took < Duration::from_secs(1), "{variant}: others do not wait: {took:?}");
-            node.tell(sticky(60)).await;
-            until(tool, "10.0.0.2:8080").await;
-            assert_eq!(node.metric("fairlead_quarantined_services{ip_family=\"IPv4\"}"), 0.0);
+            node.tell(slice("svc-77", "10.0.0.9")).await;
+            until(tool, "10.0.0.9:8080").await;
+            assert_eq!(node.metric("fairlead_quarantined_services{ip_family=\"IPv4\"}"), 0);
             node.remove(variant).await;
         }
     });
+    drop(fs::remove_dir_all(path.split(':').next().unwrap()));
 }

@@ -140,10 +140,10 @@ fn endpoint_listed_twice_counts_once() {
     let once = ("10.180.0.1:80, 10.180.0.2:80".to_owned(), false);
     let slices: [&[&[Value]]; 5] = [
         &[&[here.clone(), there.clone(), here.clone()]],
-        &[&[here.clone(), there.clone()], &[here.clone()]],
+        &[&[here.clone(), there.clone()], std::slice::from_ref(&here)],
         &[&[leaving.clone(), here.clone(), there.clone()]],
         &[&[here.clone(), there.clone(), leaving.clone()]],
-        &[&[leaving.clone()], &[there.clone(), here.clone()]],
+        &[std::slice::from_ref(&leaving), &[there.clone(), here.clone()]],
     ];
     for slices in slices {
         let mut cluster = Cluster::v4();
@@ -169,6 +169,22 @@ fn endpoint_listed_twice_is_what_the_last_listing_says() {
         let mut cluster = Cluster::v4();
         cluster.service("svc", json!({})).slice("svc", &[first, second]);
         assert_eq!(cluster.flow(Protocol::Tcp, POD, VIP, 80).0, output);
+    }
+}
+
+#[test]
+fn endpoint_in_two_slices_is_what_the_last_slice_by_name_says_whichever_came_last() {
+    let (ready, not) = ([remote("10.180.0.1")], [unready(remote("10.180.0.1"))]);
+    for order in [["a", "b"], ["b", "a"]] {
+        let mut cluster = Cluster::v4();
+        cluster.service("svc", json!({}));
+        for name in order {
+            let endpoints = if name == "a" { &ready } else { &not };
+            cluster.slice_with(name, "svc", json!([{"name": "p80", "port": 80}]), endpoints);
+        }
+        assert_eq!(cluster.flow(Protocol::Tcp, POD, VIP, 80).0, "REJECT", "{order:?}");
+        cluster.state.remove_slice("ns", "b");
+        assert_eq!(cluster.flow(Protocol::Tcp, POD, VIP, 80).0, "10.180.0.1:80", "{order:?}");
     }
 }
 

@@ -7,7 +7,7 @@
 //! Invariants: our term ends at the latest when the renew deadline has passed since the start of the last request that
 //! renewed the lease, whatever the API server does meanwhile; as that deadline is shorter than the lease and others count
 //! from a later moment, no two terms overlap. No answer is waited for beyond that. Clocks of two machines are never
-//! compared ([`record`]).
+//! compared (`record`).
 
 use std::{
     fmt,

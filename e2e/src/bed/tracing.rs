@@ -9,7 +9,7 @@
 //! packets that meet no node, are not compared. [`Agreement`] counts all of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
@@ -52,10 +52,13 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// The rules last read of a node, and what was compared.
+/// The rules last read of each node, as text and parsed.
+type Dumps = BTreeMap<(u8, Family), (String, Arc<Dump>)>;
+
+/// What is kept from one comparison to the next.
 #[derive(Debug, Default)]
 pub(super) struct Tracer {
-    dumps: Mutex<BTreeMap<(u8, Family), (String, Arc<Dump>)>>,
+    dumps: Mutex<Dumps>,
     agreement: Mutex<Agreement>,
 }
 
@@ -109,8 +112,9 @@ enum End {
 impl End {
     fn is(&self, outcome: &Outcome) -> bool {
         match (self, outcome) {
-            (Self::Unclear, _) | (Self::Refused | Self::Host { .. }, Outcome::Refused) => true,
-            (Self::Silence, Outcome::TimedOut) => true,
+            (Self::Unclear, _)
+            | (Self::Refused | Self::Host { .. }, Outcome::Refused)
+            | (Self::Silence, Outcome::TimedOut) => true,
             // A packet that its own node drops is an error to its sender.
             (Self::Silence, Outcome::Failed(why)) => why.contains("not permitted"),
             (Self::Host { client }, Outcome::Answered(answer)) => answer.client.ip() == *client,
@@ -138,6 +142,8 @@ impl fmt::Display for End {
 #[derive(Debug, Default)]
 struct Forecast {
     ends: Vec<(End, f64)>,
+    /// The nodes that it may meet.
+    met: BTreeSet<u8>,
     /// A rule on the way remembers clients.
     sticky: bool,
 }
@@ -227,12 +233,13 @@ impl Bed {
         asked: &[(SocketAddr, Vec<Outcome>)],
     ) -> Result<()> {
         let Some((first, _)) = asked.first() else { return Ok(()) };
-        let steady = self.saved(*first)? == *before;
+        let after = self.saved(*first)?;
         for (target, outcomes) in asked {
-            let forecast = if steady {
-                self.forecast(origin, client, protocol, *target, before)?
-            } else {
-                Err("rules changed meanwhile")
+            let forecast = match self.forecast(origin, client, protocol, *target, before)? {
+                Ok(forecast) if forecast.met.iter().any(|node| before.get(node) != after.get(node)) => {
+                    Err("rules changed meanwhile")
+                }
+                forecast => forecast,
             };
             let mut agreement = self.tracer.agreement.lock().unwrap_or_else(PoisonError::into_inner);
             match forecast {
@@ -300,6 +307,7 @@ impl Bed {
     ) -> Result<()> {
         ensure!(flight.hops < HOPS, "the tracer sends {} round and round", flight.target);
         let Flight { source, target, protocol, .. } = flight;
+        forecast.met.insert(node);
         let packet = Packet {
             source,
             source_port: 40_000,
@@ -323,7 +331,7 @@ impl Bed {
                 compiler::Outcome::Rejected => forecast.add(End::Refused, share),
                 compiler::Outcome::Dropped => forecast.add(End::Silence, share),
                 compiler::Outcome::NoMatch => {
-                    self.onward(node, Flight { share, ..flight }, saved, forecast)?
+                    self.onward(node, Flight { share, ..flight }, saved, forecast)?;
                 }
                 compiler::Outcome::Accepted => {}
             }
@@ -353,10 +361,9 @@ impl Bed {
             _ if hops >= HOPS => bail!("{target} is nowhere"),
             Owner::Pod(pod) => {
                 let known = pod.addresses.known(self.options.families).contains(&target.ip());
-                let serves = |port: &crate::Port| (port.number, port.protocol) == (target.port(), protocol);
-                let server = pod.spec.reference();
-                if known && pod.spec.ports.iter().any(serves) {
-                    End::Answered { server, port: target.port(), client }
+                let asked = (target.port(), protocol);
+                if known && pod.spec.ports.iter().any(|port| (port.number, port.protocol) == asked) {
+                    End::Answered { server: pod.spec.reference(), port: target.port(), client }
                 } else {
                     End::Refused
                 }

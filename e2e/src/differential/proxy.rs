@@ -11,15 +11,15 @@
 
 mod comparison;
 mod packets;
-#[path = "controller/random.rs"]
-mod random;
 mod services;
+mod shapes;
 mod side;
 mod slices;
 mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -28,14 +28,13 @@ use fairlead_compiler::{Config, Dump, parse};
 use fairlead_objects::{EndpointSlice, Family, Service, ServiceKey, ServiceObject};
 use serde_json::{Value, json};
 
-use self::random::Random;
 use self::{
     comparison::Comparison,
     packets::Frontends,
     side::Side,
-    world::{Doomed, World},
+    world::{Doomed, Step, World},
 };
-use crate::{Bed, bed::SETTLE, plan, wait};
+use crate::{Bed, bed::SETTLE, wait};
 
 /// The node that kube-proxy runs on, and whose rules are compiled.
 const GENUINE: u8 = 1;
@@ -61,14 +60,14 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// From the environment, else so many moments from a fixed seed.
-    pub fn from_env(states: usize) -> Result<Self> {
+    /// From the environment, else so many moments from this seed.
+    pub fn from_env(seed: u64, states: usize) -> Result<Self> {
         let number = |name: &str, default: u64| match std::env::var(name) {
             Ok(text) => text.parse().with_context(|| format!("{name}={text}: expected a number")),
             Err(_) => Ok(default),
         };
         let asked = number("FAIRLEAD_STATES", u64::try_from(states)?)?;
-        Ok(Self { seed: number("FAIRLEAD_SEED", 1)?, states: usize::try_from(asked)? })
+        Ok(Self { seed: number("FAIRLEAD_SEED", seed)?, states: usize::try_from(asked)? })
     }
 }
 
@@ -85,17 +84,40 @@ pub struct Report {
     pub slowest: Duration,
 }
 
-/// Runs kube-proxy and the compiler side by side through a series of moments, until they differ.
+/// Runs kube-proxy and the compiler side by side through a series of random moments, until they differ.
 pub fn run(bed: &mut Bed, settings: Settings, extent: Extent) -> Result<Report> {
+    let Extent { seed, states } = extent;
+    beside(bed, settings, |run| run.random(extent))
+        .with_context(|| format!("again with FAIRLEAD_SEED={seed} FAIRLEAD_STATES={states}"))
+}
+
+/// The same with objects of shapes that nobody expects: they come, and they go.
+pub fn run_odd_shapes(bed: &mut Bed, settings: Settings) -> Result<Report> {
+    beside(bed, settings, odd_shapes)
+}
+
+fn odd_shapes(run: &mut Run<'_>) -> Result<Report> {
+    let mut report = Report::default();
+    let arrival = shapes::arrive();
+    run.compare(&arrival, &mut report).context("when they come")?;
+    run.compare(&shapes::leave(&arrival), &mut report).context("when they go")?;
+    Ok(report)
+}
+
+/// Does `job` while kube-proxy runs.
+fn beside(
+    bed: &mut Bed,
+    settings: Settings,
+    job: impl FnOnce(&mut Run<'_>) -> Result<Report>,
+) -> Result<Report> {
+    // A case that failed may have left it running.
+    drop(bed.stop_programmer(GENUINE));
     clear(bed)?;
     let flags = [&["--iptables-min-sync-period=1ms"], settings.flags].concat();
     bed.start_programmer(GENUINE, &flags)?;
-    let result = Run::new(bed, settings)?.all(extent);
+    let report = job(&mut Run::new(bed, settings)?)?;
     bed.stop_programmer(GENUINE)?;
-    result.with_context(|| {
-        let Extent { seed, states } = extent;
-        format!("again with FAIRLEAD_SEED={seed} FAIRLEAD_STATES={states}")
-    })
+    Ok(report)
 }
 
 /// Removes what an earlier run left in the namespaces of the world.
@@ -128,22 +150,21 @@ impl<'a> Run<'a> {
         Ok(Self { bed, sides: [side(Family::V4)?, side(Family::V6)?], before: BTreeMap::new() })
     }
 
-    fn all(&mut self, extent: Extent) -> Result<Report> {
+    fn random(&mut self, extent: Extent) -> Result<Report> {
         let mut world = World::new(extent.seed);
         let mut report = Report::default();
         for state in 0..extent.states {
-            self.next(&mut world, state, &mut report).with_context(|| format!("state {state}"))?;
-            report.states += 1;
+            self.compare(&world.step(), &mut report).with_context(|| format!("state {state}"))?;
         }
-        ensure!(report.handled * 3 > report.packets, "most packets met no Service: {report:?}");
+        ensure!(report.handled * 4 > report.packets, "most packets met no Service: {report:?}");
         Ok(report)
     }
 
-    fn next(&mut self, world: &mut World, state: usize, report: &mut Report) -> Result<()> {
-        let step = world.step();
+    /// Takes a step on both sides, and compares what comes of the packets to the Services that it touches.
+    fn compare(&mut self, step: &Step, report: &mut Report) -> Result<()> {
         self.write(&step.delete, &step.apply)?;
         let began = std::time::Instant::now();
-        let genuine = self.await_genuine(state)?;
+        let genuine = self.await_genuine()?;
         report.slowest = report.slowest.max(began.elapsed());
         let services: Vec<ServiceObject> = self.bed.kubernetes().list("Service", "", "")?;
         let services: BTreeMap<ServiceKey, Service> =
@@ -157,8 +178,7 @@ impl<'a> Run<'a> {
         for (side, genuine) in self.sides.iter_mut().zip(&genuine) {
             side.follow(self.bed, &services, &slices)?;
             let facts = side.facts();
-            let (old, new) =
-                (Frontends::of(self.before.values(), facts), Frontends::of(services.values(), facts));
+            let (old, new) = (Frontends::of(&self.before, facts), Frontends::of(&services, facts));
             let mut comparison = Comparison::new(genuine, side.installed(), facts);
             for key in &touched {
                 let own: Vec<&EndpointSlice> =
@@ -174,6 +194,7 @@ impl<'a> Run<'a> {
             report.handled += comparison.handled;
         }
         self.before = services;
+        report.states += 1;
         Ok(())
     }
 
@@ -186,8 +207,8 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the marker, and reads kube-proxy's rules once they show it: of both families, in the order of the sides.
-    fn await_genuine(&self, state: usize) -> Result<Vec<Dump>> {
-        let marker = Marker::new(state);
+    fn await_genuine(&self) -> Result<Vec<Dump>> {
+        let marker = Marker::next();
         for object in marker.objects() {
             self.bed.kubernetes().apply(&object)?;
         }
@@ -205,15 +226,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A Service that says by its port, and by its endpoint's port, which moment it is.
+/// A Service that says by its port, and by its endpoint's port, which moment it is. No two moments of a process have the
+/// same: rules outlive the kube-proxy that wrote them.
 struct Marker {
     port: usize,
     target: usize,
 }
 
 impl Marker {
-    fn new(state: usize) -> Self {
-        Self { port: 1000 + state % 20_000, target: 22_000 + state % 20_000 }
+    fn next() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let moment = COUNT.fetch_add(1, Ordering::Relaxed) % 20_000;
+        Self { port: 1000 + moment, target: 22_000 + moment }
     }
 
     fn addresses(family: Family) -> (&'static str, &'static str) {
@@ -246,11 +270,10 @@ impl Marker {
     fn is_in(&self, save: &str, family: Family) -> bool {
         let (ip, endpoint) = Self::addresses(family);
         let (destination, port) = (format!("-d {ip}/"), format!("--dport {} ", self.port));
-        let target = std::net::SocketAddr::new(
-            fairlead_objects::parse_address(endpoint).unwrap_or(plan::host(0).v4.into()),
-            u16::try_from(self.target).unwrap_or_default(),
-        );
-        let target = format!("--to-destination {target}");
+        let target = match family {
+            Family::V4 => format!("--to-destination {endpoint}:{}", self.target),
+            Family::V6 => format!("--to-destination [{endpoint}]:{}", self.target),
+        };
         save.lines().any(|line| line.contains(&destination) && line.contains(&port))
             && save.lines().any(|line| line.ends_with(&target))
     }

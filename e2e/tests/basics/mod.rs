@@ -113,7 +113,7 @@ fn a_service_without_ready_pods_refuses_in_both_families(bed: &mut Bed) -> Resul
     let outside = node_ports.map(|target| (From::Outside, target));
     for (from, target) in inside.into_iter().chain(outside) {
         bed.await_outcome(from, Protocol::Tcp, target, &Outcome::Refused)?;
-        bed.client(from)?.ask_many(Protocol::Tcp, target, 10)?.check_all(&Outcome::Refused)?;
+        bed.client(from)?.ask_many(Protocol::Tcp, target, 2)?.check_all(&Outcome::Refused)?;
     }
     Ok(())
 }

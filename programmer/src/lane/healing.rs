@@ -43,9 +43,8 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
 
     /// What was written is known to the sentinel as ours.
     pub(super) fn end_writing(&mut self, engine: &Engine<N>, result: &Result<Report, SyncError>) {
-        // After a failure everything is compared anyway.
-        let writers = result.as_ref().map_or(usize::MAX, |report| report.writers);
-        self.wiring.sentinel.end(writers, &|chain| engine.concerns(chain));
+        let writers = result.as_ref().ok().map(|report| report.writers);
+        self.wiring.sentinel.end(writers, &|chain| engine.concerns(chain), &|| engine.entries());
     }
 
     pub(super) fn verified(&mut self, result: Result<Report, SyncError>, duration: Duration) {

@@ -3,7 +3,7 @@
 //! `getsockopt(IPT_SO_GET_INFO)` is the only thing that the kernel tells about a table without copying all of it, and no
 //! safe wrapper knows it.
 //!
-//! Invariant: an edit that keeps both counts is found by [`ROLLING`], any other within [`PERIOD`].
+//! Invariant: an edit that keeps both counts is found within half a minute, any other within a second.
 
 use std::{
     io,
@@ -38,6 +38,9 @@ pub struct Poll {
     level: libc::c_int,
     /// As of the end of our last writing.
     known: Counts,
+    /// Entries of filter and nat that are not ours, at that time.
+    beyond: Option<[i64; 2]>,
+    doubted: bool,
     next: Instant,
     rolling: Instant,
     suspicious: bool,
@@ -59,6 +62,8 @@ impl Poll {
             socket,
             level,
             known: Counts::default(),
+            beyond: None,
+            doubted: false,
             next: now + PERIOD,
             rolling: now + ROLLING,
             suspicious: false,
@@ -97,8 +102,17 @@ impl Poll {
         }
     }
 
-    pub(super) fn end(&mut self) {
+    /// What is there beyond our own entries must be as much as before we wrote; else somebody else wrote meanwhile. (Or
+    /// did before, and was looked at already: so there is one doubt, and no second.)
+    pub(super) fn end(&mut self, ours: Option<[usize; 2]>) {
         self.known = self.counts();
+        let [filter, nat, _] = self.known.map(|counts| counts.map_or(0, |(entries, _)| i64::from(entries)));
+        let count = |ours: usize| i64::try_from(ours).unwrap_or(i64::MAX);
+        let beyond = ours.map(|ours| [filter - count(ours[0]), nat - count(ours[1])]);
+        let differs = self.beyond.is_some() && beyond.is_some() && self.beyond != beyond;
+        self.doubted = differs && !self.doubted;
+        self.suspicious |= self.doubted;
+        self.beyond = beyond;
     }
 
     pub(super) fn take(&mut self) -> Suspicion {

@@ -105,8 +105,10 @@ impl Notes {
         }
         let chain = match message.kind {
             NEW_TABLE | DELETE_TABLE => {
-                // Making a table changes nothing of what is in it; being without one does.
-                self.open.everything |= message.kind == DELETE_TABLE;
+                // Making a table changes nothing of what is in it; being without one of ours does.
+                let name = find(attributes, TABLE_NAME).and_then(text);
+                let ours = name.is_none_or(|name| !matches!(Table::named(name), Table::Other(_)));
+                self.open.everything |= ours && message.kind == DELETE_TABLE;
                 return;
             }
             NEW_CHAIN | DELETE_CHAIN => find(attributes, CHAIN_NAME),

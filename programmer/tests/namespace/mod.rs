@@ -3,7 +3,7 @@
 //!
 //! Needs root, `unshare` and the iptables programs. Without them a test says so and passes, except with `CI=true`.
 
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "helpers of tests are tests, too")]
+#![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "helpers of tests are tests, too")]
 
 use std::{
     env, fs,
@@ -19,6 +19,11 @@ fn namespace() -> String {
 
 /// Runs `body` in a network namespace of its own. `test` is the name of the calling test.
 pub fn in_namespace(test: &str, body: impl AsyncFnOnce()) {
+    in_namespace_with_path(test, &env::var("PATH").unwrap_or_default(), body);
+}
+
+/// As [`in_namespace`], finding programs in `path`.
+pub fn in_namespace_with_path(test: &str, path: &str, body: impl AsyncFnOnce()) {
     if let Ok(outer) = env::var(OUTER) {
         assert_ne!(outer, namespace(), "this would change the packet filter of the host");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -36,6 +41,7 @@ pub fn in_namespace(test: &str, body: impl AsyncFnOnce()) {
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(OUTER, namespace())
         .env("XTABLES_LOCKFILE", &lock)
+        .env("PATH", path)
         .status()
         .unwrap();
     drop(fs::remove_file(lock));

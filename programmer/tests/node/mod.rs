@@ -115,8 +115,8 @@ impl Node {
         assert!(cleanup::clean(&tool).await.is_empty());
     }
 
-    /// The value of a metric, or 0 if it is not there. The name is with its labels.
-    pub fn metric(&self, name: &str) -> f64 {
+    /// The value of a metric that counts, or 0 if it is not there. The name is with its labels.
+    pub fn metric(&self, name: &str) -> u64 {
         let text = self.registry.encode().unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or_default()

@@ -33,7 +33,7 @@ pub(crate) fn measure() -> Result<()> {
         let mut cluster = Cluster::start()?;
         let kubeconfig = cluster.kubeconfig()?;
         let namespace = cluster.namespace();
-        let load = Load::connect(&namespace, &kubeconfig)?;
+        let load = Load::connect(&namespace, &kubeconfig);
         load.fill(NODES, SERVICES, PODS_EACH)?;
         load.fill_one("rolled", NODES, ROLLED)?;
         let before = load.written()?;

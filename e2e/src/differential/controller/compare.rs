@@ -19,9 +19,35 @@ pub enum Exception {
     PodWithoutNode,
     /// The field `generateName` of mirrored slices.
     MirroredGenerateName,
+    /// An empty slice beside others.
+    EmptySlice,
+    /// Mirrored slices of both families.
+    MirrorRecycling,
+    /// A genuine controller that takes its own view for outdated, for good.
+    StuckTracker,
 }
 
 impl Exception {
+    /// All.
+    pub const ALL: [Self; 5] = [
+        Self::PodWithoutNode,
+        Self::MirroredGenerateName,
+        Self::EmptySlice,
+        Self::MirrorRecycling,
+        Self::StuckTracker,
+    ];
+
+    /// What `docs/differences.md` calls it.
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::PodWithoutNode => "Pod with an address and no `nodeName`",
+            Self::MirroredGenerateName => "Mirrored slice that is written again",
+            Self::EmptySlice => "Slice without endpoints beside others",
+            Self::MirrorRecycling => "Mirrored slices of both families that are recycled",
+            Self::StuckTracker => "Slice that is relabelled, or waits for a finalizer",
+        }
+    }
+
     /// Why it is right that the sides differ.
     pub fn reason(self) -> &'static str {
         match self {
@@ -32,6 +58,18 @@ impl Exception {
             Self::MirroredGenerateName => {
                 "kube-controller-manager sends a mirrored slice without generateName when it writes it again; Fairlead \
                  keeps the field, as both do for slices of Services with a selector."
+            }
+            Self::EmptySlice => {
+                "a slice without endpoints is left alone as long as some Pod, even one that is not published, has its port \
+                 set; whether there is one depends on what a controller saw between two changes."
+            }
+            Self::MirrorRecycling => {
+                "with new slices of both families and an old one to recycle, kube-controller-manager takes the wrong one for \
+                 recycled, and creates one that exists until a retry draws another order."
+            }
+            Self::StuckTracker => {
+                "kube-controller-manager remembers a slice that it will never see again, and waits for it until it is \
+                 restarted; a deletion that it hears of before the answer to its own write is enough."
             }
         }
     }
@@ -58,6 +96,8 @@ impl fmt::Display for Difference {
 pub struct Comparison {
     /// Services whose Endpoints the genuine controller could not write; what it mirrors of them is old, too.
     frozen: BTreeSet<Key>,
+    /// Services whose slices the genuine controller says that it cannot write, and why.
+    pub stuck: BTreeMap<Key, Exception>,
     /// How often each exception was needed.
     pub used: BTreeMap<Exception, usize>,
 }
@@ -76,9 +116,9 @@ impl Comparison {
         self.frozen.retain(|key| ours.contains_key(key));
     }
 
-    /// Whether the genuine controller could not write the Endpoints of a Service.
+    /// Whether the genuine controller could not write what belongs to a Service.
     pub fn is_frozen(&self, key: &Key) -> bool {
-        self.frozen.contains(key)
+        self.frozen.contains(key) || self.stuck.contains_key(key)
     }
 
     /// What differs, without exceptions.
@@ -108,10 +148,53 @@ impl Comparison {
                 }
             }
         }
+        if let Some(exception) = self.stuck.get(key) {
+            *self.used.entry(*exception).or_default() += 1;
+            for side in [&mut kcm, &mut ours] {
+                if let Some(objects) = side.as_object_mut() {
+                    let selected = *exception == Exception::StuckTracker;
+                    objects.retain(|name, _| {
+                        let lost = name.starts_with("mirrored") || selected && name.starts_with("selected");
+                        !lost
+                    });
+                }
+            }
+        }
+        let dropped = drop_empty_slices(&mut kcm, &ours) + drop_empty_slices(&mut ours, &kcm);
+        if dropped > 0 {
+            *self.used.entry(Exception::EmptySlice).or_default() += dropped;
+        }
         let mut lines = Vec::new();
         describe("", &kcm, &ours, &mut lines);
+        if let (false, Some(fields)) = (lines.is_empty(), kcm.as_object()) {
+            let same = fields.iter().filter(|(name, value)| ours.get(name.as_str()) == Some(*value));
+            let same: Vec<&str> = same.map(|(name, _)| name.as_str()).collect();
+            if !same.is_empty() {
+                lines.push(format!("(the same: {})", same.join("; ")));
+            }
+        }
         (!lines.is_empty()).then(|| Difference { key: key.clone(), lines })
     }
+}
+
+/// What kube-controller-manager's log says about slices that it cannot write.
+pub fn stuck(log: &str) -> BTreeMap<Key, Exception> {
+    let mut stuck = BTreeMap::new();
+    for line in log.lines() {
+        let exception =
+            if line.contains("endpointslicemirroring_controller") && line.contains("already exists") {
+                Exception::MirrorRecycling
+            } else if line.contains("EndpointSlice informer cache is out of date") {
+                Exception::StuckTracker
+            } else {
+                continue;
+            };
+        let key = line.split(" key=\"").nth(1).and_then(|rest| rest.split('"').next()?.split_once('/'));
+        if let Some((namespace, name)) = key {
+            stuck.insert((namespace.to_owned(), name.to_owned()), exception);
+        }
+    }
+    stuck
 }
 
 /// From the metadata of mirrored slices; whether there was any.
@@ -124,6 +207,24 @@ fn drop_generate_name(objects: &mut Value) -> bool {
         }
     }
     dropped
+}
+
+/// Groups of slices without endpoints that only `some` has, where both have another one of the manager and family; how
+/// many there were.
+fn drop_empty_slices(some: &mut Value, other: &Value) -> usize {
+    let (Some(some), Some(other)) = (some.as_object_mut(), other.as_object()) else { return 0 };
+    let kind = |name: &str| name.split(" slices with ports ").next().map(str::to_owned);
+    let common: BTreeSet<Option<String>> =
+        some.keys().filter(|name| other.contains_key(*name)).map(|name| kind(name)).collect();
+    let before = some.len();
+    some.retain(|name, group| {
+        let is_empty = group["endpoints"].as_array().is_some_and(Vec::is_empty);
+        other.contains_key(name)
+            || !name.starts_with("selected")
+            || !is_empty
+            || !common.contains(&kind(name))
+    });
+    before - some.len()
 }
 
 /// In Endpoints that a controller made: those made by hand may lack anything.
@@ -176,7 +277,7 @@ mod tests {
         BTreeMap::from([(("here".to_owned(), "web".to_owned()), objects)])
     }
 
-    fn endpoints(address: Value) -> Value {
+    fn endpoints(address: &Value) -> Value {
         json!({"Endpoints": {
             "metadata": {"labels": {"endpoints.kubernetes.io/managed-by": "endpoint-controller"}},
             "subsets": [{"addresses": [address]}]}})
@@ -192,10 +293,40 @@ mod tests {
     }
 
     #[test]
+    fn the_log_tells_what_is_stuck() {
+        let log = "I1 1 endpointslicemirroring_controller.go:278] \"Error mirroring\" key=\"a/b\" err=\"x already exists\"\n\
+                   I1 1 other.go:1] \"fine\" key=\"a/c\"";
+        let key = ("a".to_owned(), "b".to_owned());
+        assert_eq!(stuck(log), BTreeMap::from([(key, Exception::MirrorRecycling)]));
+    }
+
+    #[test]
+    fn every_exception_is_documented() {
+        let page = std::fs::read_to_string(crate::tools::repository().join("docs/differences.md")).unwrap();
+        for exception in Exception::ALL {
+            assert!(page.contains(&format!("| {} |", exception.subject())), "{exception:?}");
+            assert!(!exception.reason().is_empty());
+        }
+    }
+
+    #[test]
+    fn an_empty_slice_is_excepted_beside_others_only() {
+        let group = |addresses: &[&str]| json!({"endpoints": addresses});
+        let (here, empty) = ("selected IPv4 slices with ports [1]", "selected IPv4 slices with ports []");
+        let without = one(json!({(here): group(&["10.0.0.1"])}));
+        let with = one(json!({(here): group(&["10.0.0.1"]), (empty): group(&[])}));
+        assert!(Comparison::default().differences(&without, &with).is_empty());
+        let alone = one(json!({(empty): group(&[])}));
+        assert_eq!(Comparison::default().differences(&one(json!({})), &alone).len(), 1);
+        let full = one(json!({(here): group(&["10.0.0.1"]), (empty): group(&["10.0.0.2"])}));
+        assert_eq!(Comparison::default().differences(&without, &full).len(), 1);
+    }
+
+    #[test]
     fn endpoints_of_a_pod_without_node_are_excepted_until_a_controller_wrote_others() {
         let mut comparison = Comparison::default();
-        let without = one(endpoints(json!({"ip": "10.0.0.1", "targetRef": {"kind": "Pod"}})));
-        let with = one(endpoints(json!({"ip": "10.0.0.1", "nodeName": "a", "targetRef": {"kind": "Pod"}})));
+        let without = one(endpoints(&json!({"ip": "10.0.0.1", "targetRef": {"kind": "Pod"}})));
+        let with = one(endpoints(&json!({"ip": "10.0.0.1", "nodeName": "a", "targetRef": {"kind": "Pod"}})));
         let empty = one(json!({}));
         comparison.note(&without, |_| true);
         assert!(comparison.differences(&empty, &without).is_empty());

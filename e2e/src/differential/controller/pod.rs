@@ -65,6 +65,7 @@ impl PodModel {
     }
 
     /// A Pod that serves, of an app, as a rolling update brings it.
+    #[must_use]
     pub fn serving(mut self, app: &'static str) -> Self {
         self.labels.insert("app", app);
         self.phase = "Running";

@@ -164,9 +164,16 @@ impl Script {
         step.changes.push(Change::Delete {
             kind: "Namespace",
             namespace: String::new(),
-            name: gone.name,
+            name: gone.name.clone(),
             grace: 0,
         });
+        // There is no kubelet to end them, and nothing else goes before they are gone.
+        step.changes.extend(gone.pods.into_keys().map(|name| Change::Delete {
+            kind: "Pod",
+            namespace: gone.name.clone(),
+            name,
+            grace: 0,
+        }));
         self.open_namespace(step);
     }
 
@@ -243,7 +250,9 @@ impl Script {
         let nodes: Vec<String> = (1..=NODES + 1).map(|number| format!("node{number}")).collect();
         let services: Vec<String> = (0..SERVICES).map(|number| format!("service-{number}")).collect();
         // Few names, so that they are used again.
-        let free = (0..).map(|number| format!("pod-{number}")).find(|name| !space.pods.contains_key(name));
+        let free = (0..=space.pods.len())
+            .map(|number| format!("pod-{number}"))
+            .find(|name| !space.pods.contains_key(name));
         let number = self.serial;
         PodModel::any(&mut self.random, free.unwrap_or_default(), number, &nodes, &services)
     }

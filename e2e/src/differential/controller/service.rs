@@ -106,6 +106,7 @@ impl ServiceModel {
     }
 
     /// Makes it one that has a selector.
+    #[must_use]
     pub fn selecting(mut self, random: &mut Random) -> Self {
         if self.selector.is_none() {
             self.selector = Some(selector(random));

@@ -149,6 +149,11 @@ impl Side {
         Ok(())
     }
 
+    /// All that its kube-controller-manager printed.
+    pub fn log(&self) -> String {
+        self.programs.iter().filter(|program| program.name() == "controllers").map(Process::log).collect()
+    }
+
     /// The last lines that its controllers printed about any of these.
     pub fn log_about(&self, words: &[String]) -> String {
         let about = |line: &&str| words.iter().any(|word| line.contains(word.as_str()));

@@ -98,10 +98,10 @@ fn describe(name: &str, plan: &Plan, lines: &mut Vec<String>) {
     match &plan.endpoints {
         EndpointsPlan::Keep => {}
         EndpointsPlan::Create(endpoints) => {
-            lines.push(format!("{name}: create Endpoints {}", text(endpoints)))
+            lines.push(format!("{name}: create Endpoints {}", text(endpoints)));
         }
         EndpointsPlan::Update(endpoints) => {
-            lines.push(format!("{name}: update Endpoints {}", text(endpoints)))
+            lines.push(format!("{name}: update Endpoints {}", text(endpoints)));
         }
         EndpointsPlan::Delete(_) => lines.push(format!("{name}: delete Endpoints")),
     }

@@ -38,9 +38,9 @@ pub(super) struct Frontends {
 
 impl Frontends {
     /// The frontends of these Services in a family.
-    pub(super) fn of<'a>(services: impl Iterator<Item = &'a Service>, facts: &NodeFacts) -> Self {
+    pub(super) fn of(services: &BTreeMap<ServiceKey, Service>, facts: &NodeFacts) -> Self {
         let mut frontends = Self::default();
-        for service in services {
+        for service in services.values() {
             frontends.add(service, facts);
         }
         frontends

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Random;
 use super::world::SLOTS;
+use crate::differential::controller::random::Random;
 use crate::plan;
 
 /// Ports that Services listen on. Each slot has as many node ports of its own, one for each number: that is how the API
@@ -185,6 +185,8 @@ fn ingress(number: usize, random: &mut Random) -> Vec<Value> {
         (10, here.v4.to_string()),
         (10, here.v6.to_string()),
         (5, format!("198.51.100.{}", number + 1)),
+        (4, "0.0.0.0".to_owned()),
+        (4, "169.254.1.1".to_owned()),
     ];
     let mut entries = Vec::new();
     for (chance, ip) in pool {

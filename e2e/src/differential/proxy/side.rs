@@ -76,7 +76,9 @@ impl Side {
         for gone in self.services.iter().filter(|key| !services.contains_key(*key)) {
             self.state.remove_service(gone);
         }
-        services.values().for_each(|service| self.state.set_service(service));
+        for service in services.values() {
+            self.state.set_service(service);
+        }
         let name = |slice: &EndpointSlice| {
             let metadata = &slice.metadata;
             (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
@@ -85,7 +87,9 @@ impl Side {
         for (namespace, name) in self.slices.difference(&names) {
             self.state.remove_slice(namespace, name);
         }
-        slices.iter().for_each(|slice| self.state.set_slice(slice));
+        for slice in slices {
+            self.state.set_slice(slice);
+        }
         (self.services, self.slices) = (services.keys().cloned().collect(), names);
         let dirty = self.state.take_dirty();
         self.book.refresh(&self.state, &dirty);

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Random;
+use crate::differential::controller::random::Random;
 
 /// Slices of each family that a Service may have.
 const SLICES: usize = 3;

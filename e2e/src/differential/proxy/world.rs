@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::Random;
 use super::{
     services::{self, Frame},
     slices,
 };
+use crate::differential::controller::random::Random;
 
 /// How many Services there may be at once.
 pub(super) const SLOTS: usize = 24;

@@ -35,8 +35,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn connect(namespace: &Arc<Netns>, kubeconfig: &str) -> Result<Self> {
-        Ok(Self { namespace: Arc::clone(namespace), kubeconfig: kubeconfig.to_owned() })
+    pub(crate) fn connect(namespace: &Arc<Netns>, kubeconfig: &str) -> Self {
+        Self { namespace: Arc::clone(namespace), kubeconfig: kubeconfig.to_owned() }
     }
 
     /// Makes Nodes, and Services with ready Pods.
@@ -135,7 +135,7 @@ impl Load {
             for n in 0..pods {
                 let new = format!("{name}-new-{n}");
                 add_pod(client.clone(), new, name.clone(), n % nodes.max(1), rolled_address(1, n)).await?;
-                let api = api(client.clone(), "Pod")?;
+                let api = api(client.clone(), "Pod");
                 let now = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
                 drop(api.delete(&pod_name(&name, n), &now).await?);
             }
@@ -239,7 +239,7 @@ fn service(name: &str) -> Value {
 
 async fn make(client: Client, kind: &'static str, object: Value) -> Result<()> {
     let object: DynamicObject = serde_json::from_value(object)?;
-    api(client, kind)?.create(&PostParams::default(), &object).await.map(drop).context(kind)
+    api(client, kind).create(&PostParams::default(), &object).await.map(drop).context(kind)
 }
 
 async fn add_pod(client: Client, name: String, app: String, node: usize, ip: Ipv4Addr) -> Result<()> {
@@ -258,20 +258,20 @@ async fn set_ready(client: Client, name: String, ready: bool) -> Result<()> {
 
 async fn patch_status(client: Client, name: &str, status: &Value) -> Result<()> {
     let patch = Patch::Merge(status);
-    api(client, "Pod")?
+    api(client, "Pod")
         .patch_status(name, &PatchParams::default(), &patch)
         .await
         .map(drop)
         .context("Pod status")
 }
 
-fn api(client: Client, kind: &str) -> Result<Api<DynamicObject>> {
+fn api(client: Client, kind: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
-    Ok(if kind == "Node" {
+    if kind == "Node" {
         Api::all_with(client, &resource)
     } else {
         Api::namespaced_with(client, NAMESPACE, &resource)
-    })
+    }
 }
 
 /// Sums up the API server's counters of requests that wrote our two kinds, and of the sizes of their bodies.
