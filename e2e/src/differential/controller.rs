@@ -6,7 +6,7 @@
 //! endpoints, labels, annotations, owners; slices within their maximum, and of the same sizes where nothing was deleted
 //! since the Service was made. Also the planner has to find nothing to do on either (`takeover`).
 //!
-//! Environment: `FAIRLEAD_SEED` runs a script again; `FAIRLEAD_STEPS` and `FAIRLEAD_MINUTES` say how long it is (100 steps;
+//! Environment: `FAIRLEAD_SEED` runs another script; `FAIRLEAD_STEPS` and `FAIRLEAD_MINUTES` say how long it is (100 steps;
 //! with minutes, as many steps as fit); `FAIRLEAD_TOPOLOGY_AUTO=1` adds topology mode `Auto`;
 //! `FAIRLEAD_CONTROLLER=genuine` runs the genuine controllers on both sides, which shows what the comparison itself is
 //! worth.
@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
     fmt::Write as _,
     hash::{Hash, Hasher},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,13 +74,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the environment; without a seed there, a new one each time.
+    /// From the environment; without a seed there, always the same one, so that a change is judged by what it changed.
     pub fn from_env() -> Result<Self> {
         let number = |name: &str| -> Result<Option<u64>> {
             let value = std::env::var(name).ok();
             value.map(|text| text.parse().with_context(|| format!("{name}={text}"))).transpose()
         };
-        let fresh = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
         let minutes = number("FAIRLEAD_MINUTES")?;
         let steps = match (number("FAIRLEAD_STEPS")?, minutes) {
             (Some(steps), _) => usize::try_from(steps)?,
@@ -88,7 +87,7 @@ impl Settings {
             (None, None) => 100,
         };
         Ok(Self {
-            seed: number("FAIRLEAD_SEED")?.unwrap_or_else(fresh),
+            seed: number("FAIRLEAD_SEED")?.unwrap_or(1),
             steps,
             time: minutes.map(Duration::from_mins),
             options: Options { topology_auto: number("FAIRLEAD_TOPOLOGY_AUTO")? == Some(1) },

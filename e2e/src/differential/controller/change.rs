@@ -40,7 +40,9 @@ pub enum Change {
         namespace: String,
         /// Its Service.
         service: String,
-        /// Which one of the Service's, counted in the order of contents, and around.
+        /// The controller that looks after it, and will repair it.
+        manager: &'static str,
+        /// Which one of the controller's, counted in the order of contents, and around.
         rank: usize,
         /// What to do to it.
         edit: SliceEdit,
@@ -100,8 +102,8 @@ impl Change {
                 kubernetes.merge(kind, namespace, name, patch.clone()).map(drop)
             }
             Self::Delete { kind, namespace, name, grace } => kubernetes.delete(kind, namespace, name, *grace),
-            Self::EditSlice { namespace, service, rank, edit } => {
-                edit_slice(kubernetes, namespace, service, *rank, edit)
+            Self::EditSlice { namespace, service, manager, rank, edit } => {
+                edit_slice(kubernetes, (namespace, service, manager), *rank, edit)
             }
         };
         match result {
@@ -124,14 +126,12 @@ fn refusal(error: &anyhow::Error) -> Option<u16> {
 
 fn edit_slice(
     kubernetes: &Kubernetes,
-    namespace: &str,
-    service: &str,
+    (namespace, service, manager): (&str, &str, &str),
     rank: usize,
     edit: &SliceEdit,
 ) -> Result<()> {
     let labels = format!(
-        "kubernetes.io/service-name={service},endpointslice.kubernetes.io/managed-by in \
-         (endpointslice-controller.k8s.io,endpointslicemirroring-controller.k8s.io)"
+        "kubernetes.io/service-name={service},endpointslice.kubernetes.io/managed-by={manager}.k8s.io"
     );
     let mut slices: Vec<Value> = kubernetes.list("EndpointSlice", namespace, &labels)?;
     slices.sort_by_cached_key(content);

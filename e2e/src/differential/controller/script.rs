@@ -370,6 +370,12 @@ impl Script {
             patch,
         };
         let selects = service.selector.is_some() && service.kind != Kind::External;
+        let manager = if service.selector.is_none() {
+            "endpointslicemirroring-controller"
+        } else {
+            "endpointslice-controller"
+        };
+        let repaired = selects || service.selector.is_none();
         let edit = match self.random.below(10) {
             0 => Change::Apply(endpoints::foreign_slice(&mut self.random, &namespace, &name)),
             1 if selects => Change::Apply(endpoints::orphan_slice(&namespace, &name)),
@@ -378,6 +384,8 @@ impl Script {
             4 => {
                 merge(json!({"metadata": {"labels": {"by-hand": "yes"}, "annotations": {"by-hand": "yes"}}}))
             }
+            // What nobody repairs would differ for good: which slice it is follows from how many there are.
+            _ if !repaired => return,
             number => {
                 let edit = match number {
                     5 | 6 => SliceEdit::Delete,
@@ -385,7 +393,7 @@ impl Script {
                     8 => SliceEdit::Patch(json!({"metadata": {"labels": {"by-hand": "yes"}}})),
                     _ => SliceEdit::Patch(json!({"ports": [{"name": "odd", "port": 1, "protocol": "TCP"}]})),
                 };
-                Change::EditSlice { namespace, service: name, rank: self.random.below(8), edit }
+                Change::EditSlice { namespace, service: name, manager, rank: self.random.below(8), edit }
             }
         };
         step.edits.push(edit);
