@@ -5,6 +5,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::state::Key;
 use crate::kubernetes::Kubernetes;
 
 /// A change.
@@ -75,6 +76,17 @@ impl std::fmt::Display for Change {
 pub type Taken = Option<u16>;
 
 impl Change {
+    /// The Service whose Endpoints it changes, if it does.
+    pub fn endpoints_key(&self) -> Option<Key> {
+        match self {
+            Self::Merge { kind: "Endpoints", namespace, name, .. }
+            | Self::Delete { kind: "Endpoints", namespace, name, .. } => {
+                Some((namespace.clone(), name.clone()))
+            }
+            _ => None,
+        }
+    }
+
     /// The object that it is about: changes of the same one keep their order.
     pub fn subject(&self) -> String {
         match self {
