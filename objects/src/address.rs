@@ -1,4 +1,4 @@
-//! Addresses as Kubernetes reads them: leniently in, canonically out (spec/endpoints.md 2.5, spec/proxy.md 1.3).
+//! Addresses as Kubernetes reads them: leniently in, canonically out.
 
 use std::{
     fmt,

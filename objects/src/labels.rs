@@ -1,4 +1,4 @@
-//! Well-known label and annotation keys and values (spec/endpoints.md 0).
+//! Well-known label and annotation keys and values.
 
 /// Slice -> Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";

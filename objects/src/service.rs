@@ -264,7 +264,7 @@ impl Service {
     }
 
     /// The cluster IP of `family`: by position in `ipFamilies`, else `clusterIP` itself if it is of that family
-    /// (spec/proxy.md 1.3).
+    ///.
     pub fn cluster_ip_of(&self, family: Family) -> Option<IpAddr> {
         let ClusterIp::Ip(first) = self.cluster_ip else { return None };
         if self.ip_families.is_empty() || self.cluster_ips.is_empty() {
