@@ -263,8 +263,7 @@ impl Service {
         !matches!(self.cluster_ip, ClusterIp::Ip(_))
     }
 
-    /// The cluster IP of `family`: by position in `ipFamilies`, else `clusterIP` itself if it is of that family
-    ///.
+    /// The cluster IP of `family`: by position in `ipFamilies`, else `clusterIP` itself if it is of that family.
     pub fn cluster_ip_of(&self, family: Family) -> Option<IpAddr> {
         let ClusterIp::Ip(first) = self.cluster_ip else { return None };
         if self.ip_families.is_empty() || self.cluster_ips.is_empty() {
