@@ -3,45 +3,13 @@
 #![allow(clippy::needless_pass_by_value, reason = "tests write `json!` in the call")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "fixtures of tests")]
 
+#[path = "world/chunks.rs"]
+mod chunks;
 mod world;
 
-use fairlead_objects::{
-    EndpointSlice, Service,
-    builders::{object, service},
-};
-use fairlead_planner::Limits;
-use serde_json::{Value, json};
+use chunks::{chunked, web};
+use serde_json::json;
 use world::{SLICES, World, actions, pods};
-
-fn web() -> Service {
-    service("web", json!({"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}))
-}
-
-fn world(count: usize) -> World {
-    World::new(web()).with_pods(pods(0, count)).only(SLICES)
-}
-
-/// A world whose slices hold the Pods in chunks of these sizes.
-fn chunked(sizes: &[usize], patch: &Value) -> World {
-    let mut world = world(sizes.iter().sum());
-    world.limits = Limits { endpoints_per_slice: 1000, ..Limits::default() };
-    let made = world.plan().slices.create.remove(0);
-    let mut endpoints = made.endpoints.clone().into_iter();
-    world.slices = sizes
-        .iter()
-        .enumerate()
-        .map(|(i, size)| {
-            let mut metadata = json!({"metadata": {"name": format!("web-{i}"), "uid": format!("uid-{i}"), "resourceVersion": "1"}});
-            fairlead_objects::builders::merge(&mut metadata, patch.clone());
-            let mut slice = serde_json::to_value(&made).unwrap();
-            fairlead_objects::builders::merge(&mut slice, metadata);
-            let slice: EndpointSlice = object(slice);
-            EndpointSlice { endpoints: endpoints.by_ref().take(*size).collect(), ..slice }
-        })
-        .collect();
-    world.limits = Limits::default();
-    world
-}
 
 #[test]
 fn remainder_goes_into_the_slice_that_it_fills_best() {

@@ -7,6 +7,8 @@
 #![allow(clippy::needless_pass_by_value, reason = "tests write `json!` in the call")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "fixtures of tests")]
 
+#[path = "../world/chunks.rs"]
+mod chunks;
 #[path = "../world/mod.rs"]
 mod world;
 
