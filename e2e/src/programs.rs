@@ -216,6 +216,9 @@ fn programmer(place: Place<'_>, make: Make) -> Result<(PathBuf, Vec<String>)> {
     let mut args = flags(&[
         ("kubeconfig", place.pki.kubeconfig(pki::PROXY).display().to_string()),
         ("cluster-cidr", plan::cluster_networks(place.families).into()),
+        // The conntrack limits are those of the whole machine, and not changed from a bed.
+        ("conntrack-max-per-core", "0".into()),
+        ("conntrack-min", "0".into()),
     ]);
     let program = match make {
         Make::Ours => {
@@ -225,12 +228,7 @@ fn programmer(place: Place<'_>, make: Make) -> Result<(PathBuf, Vec<String>)> {
             tools::own_program("fairlead-programmer")?
         }
         Make::Genuine => {
-            // The conntrack limits are those of the whole machine, and not changed from a bed.
-            args.extend(flags(&[
-                ("proxy-mode", "iptables".into()),
-                ("conntrack-max-per-core", "0".into()),
-                ("conntrack-min", "0".into()),
-            ]));
+            args.extend(flags(&[("proxy-mode", "iptables".into())]));
             place.tools.program("kube-proxy")
         }
     };
