@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::{
     categorize::{Choice, categorize},
     config::Config,
+    dispatch::{Entry, Masquerade},
     endpoint::{Endpoint, Endpoints},
     facts::NodeFacts,
     frontends::Entries,
@@ -122,14 +123,24 @@ impl<'a> PortRules<'a> {
         if self.port.internal_local { &self.choice.local } else { &self.choice.cluster }
     }
 
-    /// The rules of an inlined Service port, in its dispatch chain.
-    pub(crate) fn inlined_rules(&self) -> Vec<Rule> {
-        let mut rules: Vec<_> = self.internal_masquerade().into_iter().collect();
+    /// The entry of an inlined Service port. Its first rule says whose all are; kube-proxy, too, saves comments where there are many
+    /// endpoints.
+    pub(crate) fn inlined_entry(&self) -> Entry {
+        let comment = format!("{} cluster IP", self.spn);
+        let explain = |rule: Rule, first: bool| {
+            if first || self.commented { rule.because(&comment) } else { rule }
+        };
+        let mut rules = Vec::with_capacity(INLINED_ENDPOINTS);
         for (rule, endpoint) in choices(self.internal_endpoints()) {
             let rule = Rule { target: Some(Target::Dnat(endpoint.address)), ..rule };
-            rules.push(self.at(self.port.cluster_ip, rule).because(format!("{} cluster IP", self.spn)));
+            rules.push(explain(self.at(self.port.cluster_ip, rule), rules.is_empty()));
         }
-        rules
+        let masquerade = self.internal_sources().map(|sources| Masquerade {
+            mark: self.config.masquerade_mark(),
+            own: explain(self.internal_mark(sources.clone()), false),
+            sources,
+        });
+        Entry { masquerade, rules }
     }
 
     /// Files all chains of the Service port.
@@ -214,14 +225,22 @@ impl<'a> PortRules<'a> {
         if self.commented { rule.because(&self.spn) } else { rule }
     }
 
-    /// Matches the cluster IP, so that external traffic which reaches the same chain is not affected.
     fn internal_masquerade(&self) -> Option<Rule> {
-        let rule = if self.config.masquerade_all {
-            mark()
-        } else {
-            mark().when(self.config.detector.not_local(self.facts.family)?)
-        };
-        Some(self.at(self.port.cluster_ip, rule).because(format!("{} cluster IP", self.spn)))
+        let rule = self.internal_mark(self.internal_sources()?);
+        Some(rule.because(format!("{} cluster IP", self.spn)))
+    }
+
+    /// Which clients of the cluster IP are to be masqueraded, if any: those that match, all if there is nothing to match.
+    fn internal_sources(&self) -> Option<Vec<Match>> {
+        if self.config.masquerade_all {
+            return Some(Vec::new());
+        }
+        self.config.detector.not_local(self.facts.family).map(|sources| vec![sources])
+    }
+
+    /// Matches the cluster IP, so that external traffic which reaches the same chain is not affected.
+    fn internal_mark(&self, sources: Vec<Match>) -> Rule {
+        self.at(self.port.cluster_ip, sources.into_iter().fold(mark(), Rule::when))
     }
 
     fn external_chain(&self) -> Vec<Rule> {

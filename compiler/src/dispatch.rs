@@ -6,18 +6,22 @@
 //!
 //! Invariants:
 //! * the tree is a function of the set of its entries, whatever the order in which they came and went;
-//! * no chain has more than [`LEAF_MAX`] rules, unless a single frontend does;
+//! * no chain has more than [`LEAF_MAX`] rules, not counting those that mark for masquerading, unless a single frontend does;
 //! * a change touches the nodes on one path from the root, and no others are looked at.
 
+mod entry;
 mod path;
 #[cfg(test)]
 mod tests;
 mod tree;
 
+pub(crate) use entry::{Entry, EntryId, Masquerade};
 pub(crate) use path::{Path, Space};
-pub(crate) use tree::{EntryId, Tree};
+pub(crate) use tree::Tree;
 
-/// Most rules in a bucket.
+/// Most rules in a bucket, without those that mark for masquerading.
 pub(crate) const LEAF_MAX: usize = 48;
 /// A bucket with so few rules gets no chain: they stand in the branch instead of the jump.
 const INLINE_MAX: usize = 1;
+/// So many entries make it worth two rules to ask for masquerading together.
+const SHARERS_MIN: usize = 3;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     chains::PortRules,
-    dispatch::{EntryId, Path},
+    dispatch::{Entry, EntryId, Path},
     matches::{AddressSide, Match},
     rule::{Rule, Target},
 };
@@ -31,7 +31,7 @@ pub(crate) enum Scope {
 }
 
 /// Rules of dispatch chains.
-pub(crate) type Entries = BTreeMap<(Scope, EntryId), Vec<Rule>>;
+pub(crate) type Entries = BTreeMap<(Scope, EntryId), Entry>;
 
 /// Which frontend of a Service port an entry is for.
 const CLUSTER_IP: u8 = 0;
@@ -65,29 +65,29 @@ impl PortRules<'_> {
 
     fn add_cluster_ip(&self, entries: &mut Entries) {
         let address = self.port.cluster_ip;
-        let rules = match self.internal_refusal() {
+        let entry = match self.internal_refusal() {
             Some(refusal) => {
                 let id = self.address_entry(address, CLUSTER_IP);
-                entries.insert((Scope::RefusedServices, id), vec![self.at(address, refusal)]);
+                entries.insert((Scope::RefusedServices, id), vec![self.at(address, refusal)].into());
                 return;
             }
-            None if self.is_inlined() => self.inlined_rules(),
+            None if self.is_inlined() => self.inlined_entry(),
             None => {
                 let jump = Rule::to(Target::Jump(self.internal_chain()));
-                vec![self.at(address, jump.because(format!("{} cluster IP", self.spn)))]
+                vec![self.at(address, jump.because(format!("{} cluster IP", self.spn)))].into()
             }
         };
-        entries.insert((Scope::Services, self.address_entry(address, CLUSTER_IP)), rules);
+        entries.insert((Scope::Services, self.address_entry(address, CLUSTER_IP)), entry);
     }
 
     fn add_external(&self, entries: &mut Entries, address: IpAddr, frontend: u8, jump: Rule) {
         let id = self.address_entry(address, frontend);
         if self.choice.any {
-            entries.insert((Scope::Services, id.clone()), vec![self.at(address, jump)]);
+            entries.insert((Scope::Services, id.clone()), vec![self.at(address, jump)].into());
         }
         // With a Local policy and no local endpoint both rules exist: what the external chain lets fall through is dropped.
         if let Some(refusal) = self.external_refusal() {
-            entries.insert((Scope::RefusedExternal, id), vec![self.at(address, refusal)]);
+            entries.insert((Scope::RefusedExternal, id), vec![self.at(address, refusal)].into());
         }
     }
 
@@ -96,7 +96,8 @@ impl PortRules<'_> {
         if self.has_firewall() {
             let reason = format!("{} traffic not accepted by {}", self.spn, self.names.firewall());
             let rule = self.at(address, Rule::to(Target::Drop).because(reason));
-            entries.insert((Scope::Firewall, self.address_entry(address, LOAD_BALANCER_IP)), vec![rule]);
+            entries
+                .insert((Scope::Firewall, self.address_entry(address, LOAD_BALANCER_IP)), vec![rule].into());
         }
     }
 
@@ -111,11 +112,14 @@ impl PortRules<'_> {
                 rules.push(counted);
             }
             rules.push(jump);
-            entries.insert((Scope::NodePorts, id.clone()), rules);
+            entries.insert((Scope::NodePorts, id.clone()), rules.into());
         }
         if let Some(refusal) = self.external_refusal() {
             let to_node = Match::Local { side: AddressSide::Destination, negated: false };
-            entries.insert((Scope::RefusedNodePorts, id), vec![self.to_port(port, refusal).when(to_node)]);
+            entries.insert(
+                (Scope::RefusedNodePorts, id),
+                vec![self.to_port(port, refusal).when(to_node)].into(),
+            );
         }
     }
 
@@ -137,7 +141,7 @@ impl PortRules<'_> {
                 owner: self.port.name.clone(),
                 frontend: NODE_PORT,
             };
-            entries.insert((Scope::HealthChecks, id), vec![rule]);
+            entries.insert((Scope::HealthChecks, id), vec![rule].into());
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     chains::ServiceRules,
     config::Config,
     delta::{ChainRef, Delta},
-    dispatch::{LEAF_MAX, Space, Tree},
+    dispatch::{Entry, LEAF_MAX, Space, Tree},
     facts::NodeFacts,
     frontends::Scope,
     matches::{AddressSide, Match},
@@ -107,7 +107,7 @@ impl Rulebook {
     pub fn owners(&self, chain: &str, rule: &str) -> Vec<ServiceKey> {
         let owns = |rules: &ServiceRules| {
             rules.chains.contains_key(chain)
-                || rules.entries.values().flatten().any(|entry| entry.to_string() == rule)
+                || rules.entries.values().flat_map(Entry::all_rules).any(|own| own.to_string() == rule)
         };
         self.services.iter().filter(|(_, rules)| owns(rules)).map(|(key, _)| key.clone()).collect()
     }
@@ -169,13 +169,13 @@ impl Rulebook {
                 tree.remove(id);
             }
         }
-        for (place, rules) in
-            new.entries.iter().filter(|(place, rules)| old.entries.get(place) != Some(rules))
+        for (place, entry) in
+            new.entries.iter().filter(|(place, entry)| old.entries.get(place) != Some(entry))
         {
             let (scope, id) = place;
             touched.insert(*scope);
             if let Some(tree) = self.trees.get_mut(scope) {
-                tree.insert(id.clone(), rules.clone());
+                tree.insert(id.clone(), entry.clone());
             }
         }
         for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {

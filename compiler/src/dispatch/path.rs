@@ -119,6 +119,12 @@ impl Space {
         }
     }
 
+    /// Whether so many steps leave only few addresses: those of one network, as the cluster IPs of a cluster are.
+    pub(crate) fn is_narrow(self, known: usize) -> bool {
+        let steps = self.address_steps();
+        steps > 0 && known >= steps / 2
+    }
+
     fn address_steps(self) -> usize {
         match self {
             Self::Addresses(family) => address_steps(family),

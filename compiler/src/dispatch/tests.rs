@@ -89,7 +89,7 @@ fn apply(chains: &mut Chains, tree: &mut Tree) {
 fn fresh(space: Space, entries: &BTreeMap<EntryId, Entry>) -> (Vec<Rule>, Chains) {
     let mut tree = Tree::new(space, names::NAT_DISPATCH);
     for (id, entry) in entries {
-        tree.insert(id.clone(), entry.rules());
+        tree.insert(id.clone(), entry.rules().into());
     }
     let mut chains = Chains::new();
     apply(&mut chains, &mut tree);
@@ -127,7 +127,7 @@ proptest! {
             for change in changes {
                 match change {
                     Change::Insert(entry) => {
-                        tree.insert(entry.id(space), entry.rules());
+                        tree.insert(entry.id(space), entry.rules().into());
                         entries.insert(entry.id(space), entry.clone());
                     }
                     Change::Remove(index) if !entries.is_empty() => {
@@ -154,7 +154,7 @@ proptest! {
         let by_id: BTreeMap<_, _> = entries.iter().map(|entry| (entry.id(space), entry.clone())).collect();
         let mut tree = Tree::new(space, names::NAT_DISPATCH);
         for entry in by_id.values().rev() {
-            tree.insert(entry.id(space), entry.rules());
+            tree.insert(entry.id(space), entry.rules().into());
         }
         let mut chains = Chains::new();
         apply(&mut chains, &mut tree);

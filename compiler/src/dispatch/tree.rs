@@ -2,26 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{INLINE_MAX, LEAF_MAX, Path, Space};
+use super::{Entry, EntryId, INLINE_MAX, LEAF_MAX, Path, Space, entry};
 use crate::{
     names,
     rule::{Rule, Target},
     ruleset::ChainName,
-    service_port::ServicePortName,
 };
-
-/// Identity of an entry, and its order in a bucket.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct EntryId {
-    /// Where it belongs.
-    pub(crate) path: Path,
-    /// Whether others may ask for the same place. Cluster IPs are the API server's to give, so they come first.
-    pub(crate) contestable: bool,
-    /// Whose it is: two Services may claim the same external address.
-    pub(crate) owner: ServicePortName,
-    /// Which of the owner's frontends: an external address may be a load-balancer address, too.
-    pub(crate) frontend: u8,
-}
 
 /// A tree of dispatch chains below a root chain.
 #[derive(Debug)]
@@ -42,7 +28,7 @@ enum Node {
 
 #[derive(Debug, Default)]
 struct Bucket {
-    entries: BTreeMap<EntryId, Vec<Rule>>,
+    entries: BTreeMap<EntryId, Entry>,
     rules: usize,
     dirty: bool,
 }
@@ -67,12 +53,12 @@ impl Tree {
     }
 
     /// Adds an entry, or replaces it.
-    pub(crate) fn insert(&mut self, id: EntryId, rules: Vec<Rule>) {
+    pub(crate) fn insert(&mut self, id: EntryId, entry: Entry) {
         self.remove(&id);
         let mut drops = Drops { space: self.space, prefix: self.prefix, names: &mut self.dropped };
         match &mut self.root {
-            Some(root) => root.insert(&Path::of_root(), id, rules, &mut drops),
-            None => self.root = Some(Node::Bucket(Bucket::of(id, rules))),
+            Some(root) => root.insert(&Path::of_root(), id, entry, &mut drops),
+            None => self.root = Some(Node::Bucket(Bucket::of(id, entry))),
         }
     }
 
@@ -122,14 +108,14 @@ impl Tree {
     /// The rules of a node's chain; `known` steps have been matched by whoever leads there.
     fn content(&self, node: &Node, known: usize) -> Vec<Rule> {
         let branch = match node {
-            Node::Bucket(bucket) => return bucket.all_rules().cloned().collect(),
+            Node::Bucket(bucket) => return entry::chain(&bucket.entries, self.space.is_narrow(known)),
             Node::Branch(branch) => branch,
         };
         let mut content = Vec::new();
         for (step, child) in branch.children.iter().enumerate() {
             match child {
                 Some(Node::Bucket(bucket)) if bucket.rules <= INLINE_MAX => {
-                    content.extend(bucket.all_rules().cloned());
+                    content.extend(entry::chain(&bucket.entries, false));
                 }
                 Some(child) => {
                     let path = child.path(&branch.prefix.extended(step));
@@ -161,20 +147,16 @@ impl Drops<'_> {
 }
 
 impl Bucket {
-    fn of(id: EntryId, rules: Vec<Rule>) -> Self {
+    fn of(id: EntryId, entry: Entry) -> Self {
         let mut bucket = Self::default();
-        bucket.insert(id, rules);
+        bucket.insert(id, entry);
         bucket
     }
 
-    fn insert(&mut self, id: EntryId, rules: Vec<Rule>) {
-        self.rules += rules.len();
-        self.entries.insert(id, rules);
+    fn insert(&mut self, id: EntryId, entry: Entry) {
+        self.rules += entry.rules.len();
+        self.entries.insert(id, entry);
         self.dirty = true;
-    }
-
-    fn all_rules(&self) -> impl Iterator<Item = &Rule> {
-        self.entries.values().flatten()
     }
 
     /// Steps that all entries have in common: those that the first and the last have, because entries are sorted.
@@ -221,10 +203,10 @@ impl Node {
         }
     }
 
-    fn insert(&mut self, slot: &Path, id: EntryId, rules: Vec<Rule>, drops: &mut Drops<'_>) {
+    fn insert(&mut self, slot: &Path, id: EntryId, entry: Entry, drops: &mut Drops<'_>) {
         match self {
             Self::Bucket(bucket) => {
-                bucket.insert(id, rules);
+                bucket.insert(id, entry);
                 if let Some(common) = bucket.split_at() {
                     drops.add(slot);
                     *self = Self::split(std::mem::take(bucket), common);
@@ -235,12 +217,12 @@ impl Node {
                 let prefix = branch.prefix.prefix(branch.prefix.common(&id.path));
                 let mut above = Branch { prefix, children: Default::default(), rules: 0, dirty: true };
                 above.adopt(self.take());
-                above.rules += rules.len();
+                above.rules += entry.rules.len();
                 let step = id.path.step(above.prefix.len());
-                above.set_child(step, Self::Bucket(Bucket::of(id, rules)));
+                above.set_child(step, Self::Bucket(Bucket::of(id, entry)));
                 *self = Self::Branch(Box::new(above));
             }
-            Self::Branch(branch) => branch.insert(id, rules, drops),
+            Self::Branch(branch) => branch.insert(id, entry, drops),
         }
     }
 
@@ -253,8 +235,8 @@ impl Node {
         let mut branch =
             Branch { prefix: common, children: Default::default(), rules: bucket.rules, dirty: true };
         let mut parts: BTreeMap<usize, Bucket> = BTreeMap::new();
-        for (id, rules) in bucket.entries {
-            parts.entry(id.path.step(branch.prefix.len())).or_default().insert(id, rules);
+        for (id, entry) in bucket.entries {
+            parts.entry(id.path.step(branch.prefix.len())).or_default().insert(id, entry);
         }
         for (step, part) in parts {
             let child = match part.split_at() {
@@ -269,8 +251,8 @@ impl Node {
     fn remove(&mut self, slot: &Path, id: &EntryId, drops: &mut Drops<'_>) {
         match self {
             Self::Bucket(bucket) => {
-                if let Some(rules) = bucket.entries.remove(id) {
-                    bucket.rules -= rules.len();
+                if let Some(entry) = bucket.entries.remove(id) {
+                    bucket.rules -= entry.rules.len();
                     bucket.dirty = true;
                 }
             }
@@ -294,8 +276,8 @@ impl Node {
         drops.add(&self.path(slot));
         match self {
             Self::Bucket(old) => {
-                for (id, rules) in old.entries {
-                    bucket.insert(id, rules);
+                for (id, entry) in old.entries {
+                    bucket.insert(id, entry);
                 }
             }
             Self::Branch(branch) => {
@@ -325,14 +307,14 @@ impl Branch {
         }
     }
 
-    fn insert(&mut self, id: EntryId, rules: Vec<Rule>, drops: &mut Drops<'_>) {
+    fn insert(&mut self, id: EntryId, entry: Entry, drops: &mut Drops<'_>) {
         self.dirty = true;
-        self.rules += rules.len();
+        self.rules += entry.rules.len();
         let step = id.path.step(self.prefix.len());
         let slot = self.prefix.extended(step);
         match self.children.get_mut(step).and_then(Option::as_mut) {
-            Some(child) => child.insert(&slot, id, rules, drops),
-            None => self.set_child(step, Node::Bucket(Bucket::of(id, rules))),
+            Some(child) => child.insert(&slot, id, entry, drops),
+            None => self.set_child(step, Node::Bucket(Bucket::of(id, entry))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fairlead_compiler::{Delta, Dump, Host, Rulebook, Table, compile, trace};
+use fairlead_compiler::{Comment, Delta, Dump, Host, Rule, Rulebook, Table, Target, compile, trace};
 use fairlead_objects::Protocol;
 use serde_json::json;
 
@@ -11,8 +11,8 @@ use crate::{
     kernel,
 };
 
-/// What a bucket may hold, and the node-port rule.
-const LONGEST: usize = 49;
+/// What a bucket may hold, and the two rules that mark.
+const LONGEST: usize = 50;
 
 /// Spread over 10.96.0.0/12, some dense and some sparse; the same every time.
 fn address(i: u32) -> String {
@@ -91,6 +91,73 @@ fn many_claims_to_one_port_of_one_address_do_not_recurse_for_ever() {
         cluster.service(&format!("svc-{i:03}"), spec).slice(&format!("svc-{i:03}"), &[remote("10.180.0.1")]);
     }
     assert_eq!(cluster.flow(Protocol::Tcp, "203.0.113.2", "5.6.7.8", 80).0, "10.180.0.1:80");
+}
+
+/// 200 Services with two endpoints each, in one network of cluster IPs; one of the addresses is an external one of another, too.
+fn dense() -> Cluster {
+    let mut cluster = Cluster::v4();
+    for i in 0..200 {
+        let name = format!("svc-{i}");
+        cluster.service(
+            &name,
+            json!({"clusterIP": format!("10.96.0.{i}"), "ports": [{"name": "p80", "port": 80}]}),
+        );
+        cluster.slice(&name, &[remote(&format!("10.255.0.{i}")), remote(&format!("10.255.1.{i}"))]);
+    }
+    cluster.service("guest", json!({"clusterIP": "10.97.0.1", "externalIPs": ["10.96.0.7", "10.96.0.250"]}));
+    cluster.slice("guest", &[remote("10.255.2.1")]);
+    cluster
+}
+
+#[test]
+fn services_of_a_bucket_share_the_rules_that_mark_clients_from_outside() {
+    let cluster = dense();
+    let ruleset = cluster.compile();
+    let nat = &ruleset.tables[&Table::Nat];
+    let marks = |rules: &[Rule]| {
+        let marks = |rule: &&Rule| rule.next_chain().is_some_and(|chain| chain.as_str() == "KUBE-MARK-MASQ");
+        rules.iter().filter(marks).count()
+    };
+    let is_bucket = |name: &str| name.starts_with("KUBE-SVC-10.96.0.") && name.ends_with("/28");
+    let buckets: Vec<_> = nat.iter().filter(|(name, _)| is_bucket(name.as_str())).collect();
+    assert_eq!(buckets.len(), 13);
+    assert!(buckets.iter().all(|(_, chain)| marks(&chain.rules) == 1));
+    cluster.assert_flows(&[
+        ("outside to cluster IP", "203.0.113.2", "10.96.0.7", 80, "10.255.0.7:80, 10.255.1.7:80", true),
+        ("pod to cluster IP", "10.0.0.2", "10.96.0.7", 80, "10.255.0.7:80, 10.255.1.7:80", false),
+        ("outside to another port", "203.0.113.2", "10.96.0.7", 81, "", false),
+        ("outside to no Service", "203.0.113.2", "10.96.0.201", 80, "", false),
+        ("pod to an external IP among them", "10.0.0.2", "10.96.0.250", 80, "10.255.2.1:80", true),
+    ]);
+}
+
+#[test]
+fn each_service_marks_for_itself_where_a_bucket_may_span_other_networks() {
+    let mut cluster = Cluster::v4();
+    for i in 0..200 {
+        let name = format!("svc-{i}");
+        cluster
+            .service(&name, json!({"clusterIP": format!("{i}.1.1.1")}))
+            .slice(&name, &[remote("10.180.0.1")]);
+    }
+    let ruleset = cluster.compile();
+    let clears = ruleset.tables[&Table::Nat].iter().filter(|(name, chain)| {
+        let clears = |rule: &Rule| matches!(rule.target, Some(Target::SetMark(mark)) if mark.value == 0);
+        name.as_str().starts_with("KUBE-SVC-") && chain.rules.iter().any(clears)
+    });
+    assert_eq!(clears.count(), 0);
+    assert!(cluster.flow(Protocol::Tcp, "203.0.113.2", "7.1.1.1", 80).1);
+}
+
+#[test]
+fn endpoints_of_a_large_cluster_carry_no_comments_but_the_first_of_a_service() {
+    let mut cluster = dense();
+    cluster.config.comment_limit = 100;
+    let ruleset = cluster.compile();
+    let dnats = ruleset.tables[&Table::Nat].values().flat_map(|chain| &chain.rules);
+    let dnats: Vec<_> = dnats.filter(|rule| rule.to_string().contains("-d 10.96.0.7/32")).collect();
+    let comments: Vec<_> = dnats.iter().map(|rule| rule.comment.as_ref().map(Comment::as_str)).collect();
+    assert_eq!(comments[..2], [Some("ns/svc-7:p80 cluster IP"), None]);
 }
 
 #[test]
