@@ -16,14 +16,17 @@ use fairlead_planner::{EndpointsPlan, ObjectRef, SlicePlan};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, PostParams, Preconditions},
+    core::Request,
 };
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 
 use crate::{
     index::{Gone, Index, Kind},
     metrics::Metrics,
     part::Part,
     rights::Rights,
+    wire::{self, Body},
 };
 
 /// How long one request may take.
@@ -121,6 +124,12 @@ impl WriteError {
     }
 }
 
+/// A kind that is written as a whole.
+trait Writable: kube::Resource<DynamicType = ()> + DeserializeOwned {}
+
+impl Writable for Endpoints {}
+impl Writable for EndpointSlice {}
+
 /// What a request is about, for messages and metrics.
 #[derive(Clone, Copy)]
 struct Target<'a> {
@@ -155,14 +164,13 @@ impl Writer {
     /// Does what a plan says about Endpoints.
     pub async fn endpoints(&self, key: &ServiceKey, plan: EndpointsPlan) -> Result<(), WriteError> {
         let api = Api::<Endpoints>::namespaced(self.client.clone(), &key.namespace);
-        let parameters = parameters();
         let target = |operation| Target { part: Part::Endpoints, key, operation, name: &key.name };
         match plan {
             EndpointsPlan::Keep => {}
             EndpointsPlan::Create(endpoints) => {
                 let _sent =
                     self.sending(Kind::Endpoints, key, |index| index.sending_endpoints(key, &endpoints));
-                let request = api.create(&parameters, &endpoints);
+                let request = self.post(&key.namespace, &endpoints);
                 if let Some(created) = self.create(target(Operation::Create), request).await? {
                     self.index.lock().wrote_endpoints(created);
                 }
@@ -170,7 +178,7 @@ impl Writer {
             EndpointsPlan::Update(endpoints) => {
                 let _sent =
                     self.sending(Kind::Endpoints, key, |index| index.sending_endpoints(key, &endpoints));
-                let request = api.replace(&key.name, &parameters, &endpoints);
+                let request = self.put(&key.namespace, &key.name, &endpoints);
                 let updated = self.request(target(Operation::Update), request).await?;
                 self.index.lock().wrote_endpoints(updated);
             }
@@ -190,12 +198,11 @@ impl Writer {
     /// Does what a plan says about slices; the first error ends it.
     pub async fn slices(&self, key: &ServiceKey, part: Part, plan: SlicePlan) -> Result<(), WriteError> {
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
-        let parameters = parameters();
         for slice in &plan.create {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             let target = Target { part, key, operation: Operation::Create, name };
             let _sent = self.sending_slice(key, slice);
-            let Some(created) = self.create(target, api.create(&parameters, slice)).await? else {
+            let Some(created) = self.create(target, self.post(&key.namespace, slice)).await? else {
                 // The namespace is being deleted: everything in it will be.
                 return Ok(());
             };
@@ -205,7 +212,7 @@ impl Writer {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             let target = Target { part, key, operation: Operation::Update, name };
             let _sent = self.sending_slice(key, slice);
-            let updated = self.request(target, api.replace(name, &parameters, slice)).await?;
+            let updated = self.request(target, self.put(&key.namespace, name, slice)).await?;
             self.index.lock().wrote_slice(updated);
         }
         for gone in plan.delete {
@@ -241,6 +248,26 @@ impl Writer {
                 Ok(())
             }
         }
+    }
+
+    async fn post<K: Body + Writable>(&self, namespace: &str, object: &K) -> kube::Result<K> {
+        let url = Request::new(K::url_path(&(), Some(namespace)));
+        self.send(url.create(&parameters(), object.encode())).await
+    }
+
+    async fn put<K: Body + Writable>(&self, namespace: &str, name: &str, object: &K) -> kube::Result<K> {
+        let url = Request::new(K::url_path(&(), Some(namespace)));
+        self.send(url.replace(name, &parameters(), object.encode())).await
+    }
+
+    async fn send<K: Writable>(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> kube::Result<K> {
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        let format = http::HeaderValue::from_static(wire::CONTENT_TYPE);
+        request.headers_mut().insert(http::header::CONTENT_TYPE, format);
+        self.client.request(request).await
     }
 
     /// Tells the index what is about to be sent, and when the result is dropped, that the answer is in.
@@ -279,7 +306,7 @@ impl Writer {
         gone: &ObjectRef,
     ) -> Result<Option<K>, WriteError>
     where
-        K: kube::Resource + Clone + fmt::Debug + serde::de::DeserializeOwned,
+        K: kube::Resource + Clone + fmt::Debug + DeserializeOwned,
     {
         let preconditions =
             Preconditions { uid: gone.uid.clone(), resource_version: gone.resource_version.clone() };

@@ -12,6 +12,7 @@
 //! the lease.
 
 pub mod backoff;
+mod contest;
 pub mod events;
 pub mod execute;
 pub mod flags;
@@ -27,3 +28,4 @@ pub mod rights;
 pub mod run;
 pub mod shadow;
 pub mod watches;
+mod wire;
