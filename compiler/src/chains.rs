@@ -135,12 +135,8 @@ impl<'a> PortRules<'a> {
             let rule = Rule { target: Some(Target::Dnat(endpoint.address)), ..rule };
             rules.push(explain(self.at(self.port.cluster_ip, rule), rules.is_empty()));
         }
-        let masquerade = self.internal_sources().map(|sources| Masquerade {
-            mark: self.config.masquerade_mark(),
-            own: explain(self.internal_mark(sources.clone()), false),
-            sources,
-        });
-        Entry { masquerade, rules }
+        let mark = self.internal_mark().map(|rule| explain(rule, false));
+        Entry { mark, rules }
     }
 
     /// Files all chains of the Service port.
@@ -226,21 +222,13 @@ impl<'a> PortRules<'a> {
     }
 
     fn internal_masquerade(&self) -> Option<Rule> {
-        let rule = self.internal_mark(self.internal_sources()?);
-        Some(rule.because(format!("{} cluster IP", self.spn)))
-    }
-
-    /// Which clients of the cluster IP are to be masqueraded, if any: those that match, all if there is nothing to match.
-    fn internal_sources(&self) -> Option<Vec<Match>> {
-        if self.config.masquerade_all {
-            return Some(Vec::new());
-        }
-        self.config.detector.not_local(self.facts.family).map(|sources| vec![sources])
+        Some(self.internal_mark()?.because(format!("{} cluster IP", self.spn)))
     }
 
     /// Matches the cluster IP, so that external traffic which reaches the same chain is not affected.
-    fn internal_mark(&self, sources: Vec<Match>) -> Rule {
-        self.at(self.port.cluster_ip, sources.into_iter().fold(mark(), Rule::when))
+    fn internal_mark(&self) -> Option<Rule> {
+        let rule = internal_masquerade(self.config, self.facts)?.for_sources(mark_masquerade());
+        Some(self.at(self.port.cluster_ip, rule))
     }
 
     fn external_chain(&self) -> Vec<Rule> {
@@ -289,9 +277,20 @@ impl<'a> PortRules<'a> {
     }
 }
 
-/// A rule that asks for masquerading.
+/// Which clients of cluster IPs are masqueraded, if any.
+pub(crate) fn internal_masquerade(config: &Config, facts: &NodeFacts) -> Option<Masquerade> {
+    let sources =
+        if config.masquerade_all { Vec::new() } else { vec![config.detector.not_local(facts.family)?] };
+    Some(Masquerade { sources, mark: config.masquerade_mark() })
+}
+
+/// Asks for masquerading.
+fn mark_masquerade() -> Target {
+    Target::Jump(ChainName::from(wellknown::MARK_MASQ))
+}
+
 fn mark() -> Rule {
-    Rule::to(Target::Jump(ChainName::from(wellknown::MARK_MASQ)))
+    Rule::to(mark_masquerade())
 }
 
 /// An endpoint, and its chain if it has one.

@@ -7,6 +7,8 @@
 //! Invariants:
 //! * the tree is a function of the set of its entries, whatever the order in which they came and went;
 //! * no chain has more than [`LEAF_MAX`] rules, not counting those that mark for masquerading, unless a single frontend does;
+//! * a packet to an entry that asks for masquerading is marked once on its way there, by its own rule or by one that others
+//!   share, and one that no rule decides about comes back as it was;
 //! * a change touches the nodes on one path from the root, and no others are looked at.
 
 mod entry;
@@ -23,5 +25,5 @@ pub(crate) use tree::Tree;
 pub(crate) const LEAF_MAX: usize = 48;
 /// A bucket with so few rules gets no chain: they stand in the branch instead of the jump.
 const INLINE_MAX: usize = 1;
-/// So many entries make it worth two rules to ask for masquerading together.
+/// So many frontends make it worth two rules to mark for masquerading together.
 const SHARERS_MIN: usize = 3;

@@ -14,8 +14,10 @@ use crate::{
 /// A tree that frontends are filed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Scope {
-    /// nat KUBE-SERVICES
+    /// nat KUBE-SERVICES: cluster IPs
     Services,
+    /// nat KUBE-SERVICES: external IPs and load balancers' addresses, behind the cluster IPs
+    External,
     /// nat KUBE-NODEPORTS
     NodePorts,
     /// filter KUBE-SERVICES: cluster IPs without endpoints
@@ -83,7 +85,7 @@ impl PortRules<'_> {
     fn add_external(&self, entries: &mut Entries, address: IpAddr, frontend: u8, jump: Rule) {
         let id = self.address_entry(address, frontend);
         if self.choice.any {
-            entries.insert((Scope::Services, id.clone()), vec![self.at(address, jump)].into());
+            entries.insert((Scope::External, id.clone()), vec![self.at(address, jump)].into());
         }
         // With a Local policy and no local endpoint both rules exist: what the external chain lets fall through is dropped.
         if let Some(refusal) = self.external_refusal() {

@@ -25,6 +25,7 @@ pub(crate) const FILTER_EXTERNAL: &str = "FL-EXT-";
 pub(crate) const FILTER_FIREWALL: &str = "FL-FWL-";
 pub(crate) const FILTER_HEALTH: &str = "FL-HCP-";
 pub(crate) const NAT_DISPATCH: &str = "KUBE-SVC-";
+pub(crate) const NAT_EXTERNAL: &str = "KUBE-EXT-";
 
 const NAT_PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-"];
 const FILTER_PREFIXES: [&str; 4] = [FILTER_SERVICES, FILTER_EXTERNAL, FILTER_FIREWALL, FILTER_HEALTH];

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fairlead_objects::ServiceKey;
 
 use crate::{
-    chains::ServiceRules,
+    chains::{ServiceRules, internal_masquerade},
     config::Config,
     delta::{ChainRef, Delta},
     dispatch::{Entry, LEAF_MAX, Space, Tree},
@@ -52,6 +52,7 @@ impl Rulebook {
         let addresses = Space::Addresses(facts.family);
         let trees = [
             (Scope::Services, Tree::new(addresses, names::NAT_DISPATCH)),
+            (Scope::External, Tree::new(addresses, names::NAT_EXTERNAL)),
             (Scope::NodePorts, Tree::new(Space::Ports, names::NAT_DISPATCH)),
             (Scope::RefusedServices, Tree::new(addresses, names::FILTER_SERVICES)),
             (Scope::RefusedExternal, Tree::new(addresses, names::FILTER_EXTERNAL)),
@@ -193,6 +194,9 @@ impl Rulebook {
         for (table, name, chain) in statics::chains(&self.config, &self.facts) {
             self.set_chain(table, name, Some(chain));
         }
+        if let Some(tree) = self.trees.get_mut(&Scope::Services) {
+            tree.set_masquerade(internal_masquerade(&self.config, &self.facts));
+        }
         let all = self.trees.keys().copied().collect();
         self.write_dispatch(&all);
     }
@@ -209,6 +213,7 @@ impl Rulebook {
             match (&table, name) {
                 (Table::Nat, wellknown::SERVICES) => {
                     let mut rules = self.root_rules(Scope::Services);
+                    rules.extend(self.root_rules(Scope::External));
                     rules.extend(statics::node_port_dispatch(&self.config, &self.facts));
                     self.set_chain(table, name.into(), Some(rules.into()));
                 }
@@ -267,7 +272,7 @@ impl Rulebook {
 /// The well-known chain that a tree hangs from.
 fn root(scope: Scope) -> (Table, &'static str) {
     match scope {
-        Scope::Services => (Table::Nat, wellknown::SERVICES),
+        Scope::Services | Scope::External => (Table::Nat, wellknown::SERVICES),
         Scope::NodePorts => (Table::Nat, wellknown::NODE_PORTS),
         Scope::RefusedServices => (Table::Filter, wellknown::SERVICES),
         Scope::RefusedExternal | Scope::RefusedNodePorts => (Table::Filter, wellknown::EXTERNAL_SERVICES),

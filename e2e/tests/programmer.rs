@@ -16,6 +16,7 @@ fn main() -> ExitCode {
             a_restart_leaves_nothing_of_what_was_deleted_meanwhile,
             a_crash_leaves_nothing_stale_either,
             cleanup_removes_all_of_ours_and_nothing_else,
+            a_start_is_an_event_of_the_node,
         ],
     )
 }
@@ -128,4 +129,17 @@ fn cleanup_removes_all_of_ours_and_nothing_else(bed: &mut Bed) -> Result<()> {
     bed.clean_up(1)?;
     assert_eq!(others(bed)?, before);
     Ok(())
+}
+
+fn a_start_is_an_event_of_the_node(bed: &mut Bed) -> Result<()> {
+    up(bed)?;
+    let name = bed.node(1)?.name.clone();
+    let about =
+        format!("--field-selector=reason=Starting,involvedObject.kind=Node,involvedObject.name={name}");
+    wait::until_ok("an Event on the node", SETTLE, || {
+        let found = bed.kubectl(&["get", "events", "--namespace=default", "--output=wide", &about])?;
+        ensure!(found.contains("Normal") && found.contains("fairlead-programmer"), "{found}");
+        Ok(())
+    })?;
+    bed.stop_programmer(1)
 }

@@ -34,7 +34,7 @@ use crate::{
     configuration::{ConfigurationError, ConfigurationFile},
     configured::Configured,
     conntrack,
-    events::{self, Events},
+    events::{self, Events, Notice},
     feed::{Change, Receivers, Services, Slices},
     flags::{Flags, InapplicableFlags, WithoutEffect},
     health::Health,
@@ -377,6 +377,7 @@ impl Agent {
             shutdown.run_until_cancelled(delivery).await;
             Ok(())
         });
+        events.tell(Notice::started());
         events
     }
 

@@ -34,7 +34,7 @@ use tracing::{info, warn};
 
 use crate::{
     census::{HealthPort, HealthPorts},
-    events::{Events, Notice},
+    events::{Events, Notice, Subject},
     health::{Health, Probe},
 };
 
@@ -128,7 +128,7 @@ impl HealthPortServers {
         if self.told.get(key) != Some(&note) {
             warn!(service = %key, port, %error, "cannot listen on a health check port; trying again");
             self.events.tell(Notice {
-                service: key.clone(),
+                subject: Subject::Service(key.clone()),
                 reason: "FailedToStartServiceHealthcheck",
                 action: "Listen",
                 note: note.clone(),

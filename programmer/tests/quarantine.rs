@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_objects::builders;
-use fairlead_programmer::{feed::Change, netfilter::Variant};
+use fairlead_objects::{ServiceKey, builders};
+use fairlead_programmer::{events::Subject, feed::Change, netfilter::Variant};
 use serde_json::json;
 
 mod namespace;
@@ -79,7 +79,8 @@ fn refused_service_is_left_out_and_comes_back_when_it_is_right() {
             assert!(!shell(&format!("{tool}-save -t nat")).contains(REFUSED));
             assert_eq!(node.metric("fairlead_quarantined_services{ip_family=\"IPv4\"}"), 1);
             let notice = node.notices.recv().await.unwrap();
-            assert_eq!((&*notice.service.name, notice.reason), ("svc-77", "FailedToProgram"));
+            let service = Subject::Service(ServiceKey::new("default", "svc-77"));
+            assert_eq!((notice.subject, notice.reason), (service, "FailedToProgram"));
 
             node.tell(slice("svc-1", "10.0.3.1")).await;
             let took = until(tool, "10.0.3.1:8080").await;

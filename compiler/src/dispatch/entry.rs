@@ -1,12 +1,13 @@
-//! Entries: what a tree files, and how a bucket's entries become the rules of its chain.
+//! Entries: what a tree files, and who among their clients is masqueraded.
 //!
 //! A packet to a cluster IP from outside the cluster must be marked for masquerading before its destination is rewritten. A rule per
-//! Service would be a third of all rules, and the kernel looks at every rule at every change (decision 0011). So the entries
-//! of a bucket share one: it marks, their rules follow, and what none of them decided about loses the mark again.
+//! Service would be a third of all rules, and the kernel looks at every rule at every change (decision 0011). So a
+//! subtree of cluster IPs shares one: it marks, their rules follow, and what none of them decided about loses the mark
+//! again.
 
 use std::collections::BTreeMap;
 
-use super::{Path, SHARERS_MIN};
+use super::Path;
 use crate::{
     matches::Match,
     rule::{Mark, Rule, Target},
@@ -30,61 +31,53 @@ pub(crate) struct EntryId {
 /// The rules of one frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// What marks packets to the frontend. Present only if `rules` decide about all of them, and nobody contests the place.
-    pub(crate) masquerade: Option<Masquerade>,
-    /// What decides about them.
+    /// Marks what the tree's [`Masquerade`] is about, where no rule above does. `None` if `rules` lead to one that does.
+    pub(crate) mark: Option<Rule>,
+    /// What decides about packets to the frontend.
     pub(crate) rules: Vec<Rule>,
-}
-
-/// Whom an entry asks to be masqueraded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Masquerade {
-    /// What their packets match; nothing for all clients. The same for all entries of a tree.
-    pub(crate) sources: Vec<Match>,
-    /// The bits that KUBE-MARK-MASQ sets. The same for all entries of a tree.
-    pub(crate) mark: u32,
-    /// The rule that marks packets to this frontend only.
-    pub(crate) own: Rule,
 }
 
 impl From<Vec<Rule>> for Entry {
     fn from(rules: Vec<Rule>) -> Self {
-        Self { masquerade: None, rules }
+        Self { mark: None, rules }
     }
 }
 
 impl Entry {
-    /// Its rules when it shares none.
+    /// Its rules where no rule above marks.
     pub(crate) fn all_rules(&self) -> impl Iterator<Item = &Rule> {
-        self.masquerade.iter().map(|masquerade| &masquerade.own).chain(&self.rules)
+        self.mark.iter().chain(&self.rules)
     }
+}
+
+/// The rules of some entries. `marked`: a rule above marks.
+pub(crate) fn rules(entries: &BTreeMap<EntryId, Entry>, marked: bool) -> Vec<Rule> {
+    let own = |entry: &Entry| entry.mark.clone().filter(|_| !marked);
+    entries.values().flat_map(|entry| own(entry).into_iter().chain(entry.rules.iter().cloned())).collect()
+}
+
+/// Which clients of a tree's frontends are masqueraded, whatever the frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Masquerade {
+    /// What their packets match; nothing if it is all of them.
+    pub(crate) sources: Vec<Match>,
+    /// The bits that KUBE-MARK-MASQ sets.
+    pub(crate) mark: u32,
 }
 
 impl Masquerade {
-    fn shared(&self, target: Target, why: &str) -> Rule {
-        self.sources.iter().cloned().fold(Rule::to(target), Rule::when).because(why)
+    /// `rules`, in between those that mark and take the mark back.
+    pub(crate) fn around(&self, rules: Vec<Rule>, guard: impl Fn(Rule) -> Rule) -> Vec<Rule> {
+        let set = Target::Jump(ChainName::from(wellknown::MARK_MASQ));
+        let clear = Target::SetMark(Mark { value: 0, mask: self.mark });
+        let [set, clear] =
+            [(set, "masquerade what the next rules decide about"), (clear, "no Service: leave it alone")]
+                .map(|(target, why)| guard(self.for_sources(target)).because(why));
+        [set].into_iter().chain(rules).chain([clear]).collect()
     }
 
-    fn set(&self) -> Rule {
-        let chain = ChainName::from(wellknown::MARK_MASQ);
-        self.shared(Target::Jump(chain), "masquerade what the next rules decide about")
-    }
-
-    fn clear(&self) -> Rule {
-        self.shared(Target::SetMark(Mark { value: 0, mask: self.mark }), "no Service's: leave it alone")
-    }
-}
-
-/// The rules of a bucket's chain. `sharing`: entries may ask for masquerading together.
-pub(crate) fn chain(entries: &BTreeMap<EntryId, Entry>, sharing: bool) -> Vec<Rule> {
-    let sharers = || entries.values().filter_map(|entry| Some((entry.masquerade.as_ref()?, &entry.rules)));
-    match sharers().next() {
-        Some((masquerade, _)) if sharing && sharers().count() >= SHARERS_MIN => {
-            let shared = sharers().flat_map(|(_, rules)| rules).cloned();
-            let others = entries.values().filter(|entry| entry.masquerade.is_none());
-            let others = others.flat_map(|entry| &entry.rules).cloned();
-            [masquerade.set()].into_iter().chain(shared).chain([masquerade.clear()]).chain(others).collect()
-        }
-        _ => entries.values().flat_map(Entry::all_rules).cloned().collect(),
+    /// A rule about the clients that are masqueraded.
+    pub(crate) fn for_sources(&self, target: Target) -> Rule {
+        self.sources.iter().cloned().fold(Rule::to(target), Rule::when)
     }
 }

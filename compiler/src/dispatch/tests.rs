@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use fairlead_objects::{Family, Protocol, ServiceKey};
 use proptest::prelude::*;
 
-use super::{EntryId, LEAF_MAX, Path, Space, Tree};
+use super::{Entry as Filed, EntryId, LEAF_MAX, Masquerade, Path, Space, Tree};
 use crate::{
     endpoint::PortKey,
     names,
     rule::{Rule, Target},
-    ruleset::ChainName,
+    ruleset::{ChainName, wellknown},
     service_port::ServicePortName,
 };
 
@@ -23,6 +23,22 @@ struct Entry {
     port: u16,
     owner: u8,
     rules: usize,
+    marks: bool,
+}
+
+/// What leads to nothing of the tree's own.
+fn is_mark(rule: &Rule) -> bool {
+    rule.next_chain().is_some_and(|chain| chain.as_str() == wellknown::MARK_MASQ)
+}
+
+fn is_clear(rule: &Rule) -> bool {
+    matches!(rule.target, Some(Target::SetMark(_)))
+}
+
+fn tree(space: Space) -> Tree {
+    let mut tree = Tree::new(space, names::NAT_DISPATCH);
+    tree.set_masquerade(Some(Masquerade { sources: Vec::new(), mark: 0x4000 }));
+    tree
 }
 
 impl Entry {
@@ -36,6 +52,11 @@ impl Entry {
         let port = PortKey { name: "".into(), protocol: Protocol::Tcp };
         let owner = ServicePortName { service: ServiceKey::new("ns", self.owner.to_string()), port };
         EntryId { path, contestable: false, owner, frontend: 0 }
+    }
+
+    fn filed(&self) -> Filed {
+        let mark = Rule::to(Target::Jump(ChainName::from(wellknown::MARK_MASQ))).because(format!("{self:?}"));
+        Filed { mark: self.marks.then_some(mark), rules: self.rules() }
     }
 
     /// Rules that tell the entry from all others.
@@ -54,12 +75,8 @@ fn entry() -> impl Strategy<Value = Entry> {
     ];
     let port = prop_oneof![3 => Just(80_u16), 2 => 1000..1020_u16, 1 => any::<u16>()];
     let rules = prop_oneof![4 => 1..4_usize, 2 => 10..30_usize];
-    (address, port, 0..2_u8, rules).prop_map(|(address, port, owner, rules)| Entry {
-        address,
-        port,
-        owner,
-        rules,
-    })
+    (address, port, 0..2_u8, rules, prop::bool::weighted(0.8))
+        .prop_map(|(address, port, owner, rules, marks)| Entry { address, port, owner, rules, marks })
 }
 
 /// Insert, or remove the nth of those that are there.
@@ -87,9 +104,9 @@ fn apply(chains: &mut Chains, tree: &mut Tree) {
 }
 
 fn fresh(space: Space, entries: &BTreeMap<EntryId, Entry>) -> (Vec<Rule>, Chains) {
-    let mut tree = Tree::new(space, names::NAT_DISPATCH);
+    let mut tree = tree(space);
     for (id, entry) in entries {
-        tree.insert(id.clone(), entry.rules().into());
+        tree.insert(id.clone(), entry.filed());
     }
     let mut chains = Chains::new();
     apply(&mut chains, &mut tree);
@@ -99,11 +116,16 @@ fn fresh(space: Space, entries: &BTreeMap<EntryId, Entry>) -> (Vec<Rule>, Chains
 /// Every entry's rules occur once, every chain is led to once, and no chain is long without need.
 fn assert_sound(root: &[Rule], chains: &Chains, entries: &BTreeMap<EntryId, Entry>) {
     let all = || chains.values().map(Vec::as_slice).chain([root]);
-    let mut callees: Vec<_> = all().flatten().filter_map(Rule::next_chain).collect();
+    let own = |rule: &&Rule| !is_mark(rule) && !is_clear(rule);
+    let mut callees: Vec<_> = all().flatten().filter(own).filter_map(Rule::next_chain).collect();
     callees.sort();
     assert!(callees.iter().copied().eq(chains.keys()), "{callees:?}");
-    let mut leaves: Vec<_> =
-        all().flatten().filter(|rule| rule.next_chain().is_none()).map(ToString::to_string).collect();
+    let mut leaves: Vec<_> = all()
+        .flatten()
+        .filter(own)
+        .filter(|rule| rule.next_chain().is_none())
+        .map(ToString::to_string)
+        .collect();
     leaves.sort();
     let mut wanted: Vec<_> = entries.values().flat_map(Entry::rules).map(|rule| rule.to_string()).collect();
     wanted.sort();
@@ -112,7 +134,38 @@ fn assert_sound(root: &[Rule], chains: &Chains, entries: &BTreeMap<EntryId, Entr
         entries.iter().filter(|(other, _)| other.path == id.path).map(|(_, entry)| entry.rules).sum::<usize>()
     });
     let longest = largest_frontend.max().unwrap_or(0).max(LEAF_MAX);
-    assert!(all().all(|rules| rules.len() <= longest));
+    assert!(all().all(|rules| rules.iter().filter(own).count() <= longest));
+    assert_marked_once(root, chains, entries);
+}
+
+/// Whoever asks for masquerading gets it before its rules, once; and after a tree no mark is left.
+fn assert_marked_once(root: &[Rule], chains: &Chains, entries: &BTreeMap<EntryId, Entry>) {
+    let comment = |rule: &Rule| rule.comment.as_ref().map(ToString::to_string).unwrap_or_default();
+    let owned: BTreeMap<String, &Entry> = entries
+        .values()
+        .flat_map(|entry| entry.rules().iter().map(|rule| (comment(rule), entry)).collect::<Vec<_>>())
+        .collect();
+    let mut open = vec![(root, false)];
+    while let Some((rules, above)) = open.pop() {
+        let (mut shared, mut own) = (above, String::new());
+        for rule in rules {
+            match (is_mark(rule), rule.next_chain()) {
+                (true, _) if comment(rule).starts_with("Entry") => own = comment(rule),
+                (true, _) => {
+                    assert!(!shared, "marked twice");
+                    shared = true;
+                }
+                (false, Some(chain)) => open.push((&chains[chain], shared)),
+                (false, None) if is_clear(rule) => shared = above,
+                (false, None) => {
+                    let entry = owned[&comment(rule)];
+                    let marks = usize::from(shared) + usize::from(own == format!("{entry:?}"));
+                    assert!(marks == 1 || (marks == 0 && !entry.marks), "{marks} marks for {entry:?}");
+                }
+            }
+        }
+        assert_eq!(shared, above, "a mark is left");
+    }
 }
 
 proptest! {
@@ -121,13 +174,13 @@ proptest! {
     #[test]
     fn tree_after_any_changes_is_the_one_built_afresh(script in changes(), every in 1..6_usize, ports: bool) {
         let space = if ports { Space::Ports } else { Space::Addresses(Family::V4) };
-        let mut tree = Tree::new(space, names::NAT_DISPATCH);
+        let mut tree = tree(space);
         let (mut entries, mut chains) = (BTreeMap::<EntryId, Entry>::new(), Chains::new());
         for changes in script.chunks(every) {
             for change in changes {
                 match change {
                     Change::Insert(entry) => {
-                        tree.insert(entry.id(space), entry.rules().into());
+                        tree.insert(entry.id(space), entry.filed());
                         entries.insert(entry.id(space), entry.clone());
                     }
                     Change::Remove(index) if !entries.is_empty() => {
@@ -152,9 +205,9 @@ proptest! {
     fn order_of_insertion_does_not_matter(entries in prop::collection::vec(entry(), 1..80)) {
         let space = Space::Addresses(Family::V4);
         let by_id: BTreeMap<_, _> = entries.iter().map(|entry| (entry.id(space), entry.clone())).collect();
-        let mut tree = Tree::new(space, names::NAT_DISPATCH);
+        let mut tree = tree(space);
         for entry in by_id.values().rev() {
-            tree.insert(entry.id(space), entry.rules().into());
+            tree.insert(entry.id(space), entry.filed());
         }
         let mut chains = Chains::new();
         apply(&mut chains, &mut tree);

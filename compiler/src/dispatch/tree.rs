@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Entry, EntryId, INLINE_MAX, LEAF_MAX, Path, Space, entry};
+use super::{Entry, EntryId, INLINE_MAX, LEAF_MAX, Masquerade, Path, SHARERS_MIN, Space, entry};
 use crate::{
     names,
     rule::{Rule, Target},
@@ -16,6 +16,8 @@ pub(crate) struct Tree {
     /// Prefix of the names of its chains.
     prefix: &'static str,
     root: Option<Node>,
+    /// What its entries share, if they are all of cluster IPs.
+    masquerade: Option<Masquerade>,
     /// Chains of nodes that are no more, or are called differently now.
     dropped: BTreeSet<ChainName>,
 }
@@ -44,7 +46,17 @@ struct Branch {
 
 impl Tree {
     pub(crate) fn new(space: Space, prefix: &'static str) -> Self {
-        Self { space, prefix, root: None, dropped: BTreeSet::new() }
+        Self { space, prefix, root: None, masquerade: None, dropped: BTreeSet::new() }
+    }
+
+    /// Says which clients are masqueraded: the same for all entries, whose own marks say so, too.
+    pub(crate) fn set_masquerade(&mut self, masquerade: Option<Masquerade>) {
+        if self.masquerade != masquerade {
+            self.masquerade = masquerade;
+            if let Some(root) = &mut self.root {
+                root.soil();
+            }
+        }
     }
 
     /// Number of rules in the tree.
@@ -75,7 +87,17 @@ impl Tree {
 
     /// The rules of the root chain.
     pub(crate) fn root_rules(&self) -> Vec<Rule> {
-        self.root.as_ref().map_or_else(Vec::new, |root| self.content(root, 0))
+        match &self.root {
+            None => Vec::new(),
+            Some(Node::Bucket(bucket)) => entry::rules(&bucket.entries, false),
+            Some(Node::Branch(branch)) => match self.shared_mark(&branch.prefix, false) {
+                Some(shared) => {
+                    let guard = |rule| self.space.guard(rule, &branch.prefix, 0);
+                    shared.around(self.branch_rules(branch, 0, true), guard)
+                }
+                None => self.branch_rules(branch, 0, false),
+            },
+        }
     }
 
     /// The chains below the root that may differ since the last call; `None` for those that are no more.
@@ -84,14 +106,20 @@ impl Tree {
             std::mem::take(&mut self.dropped).into_iter().map(|name| (name, None)).collect();
         if let Some(mut root) = self.root.take() {
             if std::mem::take(root.dirty_mut()) {
-                self.collect_below(&mut root, &mut touched);
+                let marked = self.marked_below(&root, &Path::of_root(), false);
+                self.collect_below(&mut root, marked, &mut touched);
             }
             self.root = Some(root);
         }
         touched
     }
 
-    fn collect_below(&self, node: &mut Node, touched: &mut Vec<(ChainName, Option<Vec<Rule>>)>) {
+    fn collect_below(
+        &self,
+        node: &mut Node,
+        marked: bool,
+        touched: &mut Vec<(ChainName, Option<Vec<Rule>>)>,
+    ) {
         let Node::Branch(branch) = node else { return };
         for (step, child) in branch.children.iter_mut().enumerate() {
             let Some(child) = child else { continue };
@@ -99,33 +127,57 @@ impl Tree {
                 continue;
             }
             let path = child.path(&branch.prefix.extended(step));
-            let rules = (!child.is_inlined()).then(|| self.content(child, path.len()));
+            let rules = (!child.is_inlined()).then(|| self.chain(child, &path, marked));
             touched.push((self.name(&path), rules));
-            self.collect_below(child, touched);
+            let marked = self.marked_below(child, &path, marked);
+            self.collect_below(child, marked, touched);
         }
     }
 
-    /// The rules of a node's chain; `known` steps have been matched by whoever leads there.
-    fn content(&self, node: &Node, known: usize) -> Vec<Rule> {
-        let branch = match node {
-            Node::Bucket(bucket) => return entry::chain(&bucket.entries, self.space.is_narrow(known)),
-            Node::Branch(branch) => branch,
-        };
-        let mut content = Vec::new();
+    /// Whether packets are marked when they come to the children of a branch at `path`.
+    fn marked_below(&self, node: &Node, path: &Path, marked: bool) -> bool {
+        let path = if let Node::Branch(branch) = node { &branch.prefix } else { path };
+        marked || self.shared_mark(path, false).is_some()
+    }
+
+    /// What marks for all that is below `path`: only where that is not much more than the cluster IPs themselves, and
+    /// nothing above does it already.
+    fn shared_mark(&self, path: &Path, marked: bool) -> Option<&Masquerade> {
+        self.masquerade.as_ref().filter(|_| !marked && self.space.is_narrow(path.len()))
+    }
+
+    /// The rules of the chain of a node. `marked`: a rule above it marks.
+    fn chain(&self, node: &Node, path: &Path, marked: bool) -> Vec<Rule> {
+        let shared = self.shared_mark(path, marked);
+        match (node, shared) {
+            (Node::Branch(branch), Some(shared)) => {
+                shared.around(self.branch_rules(branch, path.len(), true), |rule| rule)
+            }
+            (Node::Branch(branch), None) => self.branch_rules(branch, path.len(), marked),
+            (Node::Bucket(bucket), Some(shared)) if bucket.marking() >= SHARERS_MIN => {
+                shared.around(entry::rules(&bucket.entries, true), |rule| rule)
+            }
+            (Node::Bucket(bucket), _) => entry::rules(&bucket.entries, marked),
+        }
+    }
+
+    /// The jumps to the children of a branch; `known` steps have been matched by whoever leads there.
+    fn branch_rules(&self, branch: &Branch, known: usize, marked: bool) -> Vec<Rule> {
+        let mut rules = Vec::new();
         for (step, child) in branch.children.iter().enumerate() {
             match child {
                 Some(Node::Bucket(bucket)) if bucket.rules <= INLINE_MAX => {
-                    content.extend(entry::chain(&bucket.entries, false));
+                    rules.extend(entry::rules(&bucket.entries, marked));
                 }
                 Some(child) => {
                     let path = child.path(&branch.prefix.extended(step));
                     let jump = Rule::to(Target::Jump(self.name(&path)));
-                    content.push(self.space.guard(jump, &path, known));
+                    rules.push(self.space.guard(jump, &path, known));
                 }
                 None => {}
             }
         }
-        content
+        rules
     }
 
     fn name(&self, path: &Path) -> ChainName {
@@ -157,6 +209,11 @@ impl Bucket {
         self.rules += entry.rules.len();
         self.entries.insert(id, entry);
         self.dirty = true;
+    }
+
+    /// Number of entries that mark for themselves where no rule above does.
+    fn marking(&self) -> usize {
+        self.entries.values().filter(|entry| entry.mark.is_some()).count()
     }
 
     /// Steps that all entries have in common: those that the first and the last have, because entries are sorted.
@@ -192,6 +249,14 @@ impl Node {
         match self {
             Self::Bucket(bucket) => &mut bucket.dirty,
             Self::Branch(branch) => &mut branch.dirty,
+        }
+    }
+
+    /// Marks all of its chains as touched.
+    fn soil(&mut self) {
+        *self.dirty_mut() = true;
+        if let Self::Branch(branch) = self {
+            branch.children.iter_mut().flatten().for_each(Self::soil);
         }
     }
 

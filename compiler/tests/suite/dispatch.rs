@@ -110,18 +110,19 @@ fn dense() -> Cluster {
 }
 
 #[test]
-fn services_of_a_bucket_share_the_rules_that_mark_clients_from_outside() {
+fn cluster_ips_of_a_network_share_the_rules_that_mark_clients_from_outside() {
     let cluster = dense();
     let ruleset = cluster.compile();
-    let nat = &ruleset.tables[&Table::Nat];
-    let marks = |rules: &[Rule]| {
-        let marks = |rule: &&Rule| rule.next_chain().is_some_and(|chain| chain.as_str() == "KUBE-MARK-MASQ");
-        rules.iter().filter(marks).count()
-    };
-    let is_bucket = |name: &str| name.starts_with("KUBE-SVC-10.96.0.") && name.ends_with("/28");
-    let buckets: Vec<_> = nat.iter().filter(|(name, _)| is_bucket(name.as_str())).collect();
-    assert_eq!(buckets.len(), 13);
-    assert!(buckets.iter().all(|(_, chain)| marks(&chain.rules) == 1));
+    let marks = |rule: &Rule| rule.next_chain().is_some_and(|chain| chain.as_str() == "KUBE-MARK-MASQ");
+    let inlined = |name: &str| name.starts_with("KUBE-SVC-10.96.");
+    let marking: Vec<_> = ruleset.tables[&Table::Nat]
+        .iter()
+        .filter(|(name, chain)| inlined(name.as_str()) && chain.rules.iter().any(marks))
+        .map(|(name, chain)| (name.as_str(), chain))
+        .collect();
+    let [("KUBE-SVC-10.96.0.0/24", chain)] = marking[..] else { panic!("{marking:?}") };
+    assert!(marks(chain.rules.first().unwrap()));
+    assert_eq!(chain.rules.iter().filter(|rule| marks(rule)).count(), 1);
     cluster.assert_flows(&[
         ("outside to cluster IP", "203.0.113.2", "10.96.0.7", 80, "10.255.0.7:80, 10.255.1.7:80", true),
         ("pod to cluster IP", "10.0.0.2", "10.96.0.7", 80, "10.255.0.7:80, 10.255.1.7:80", false),
@@ -132,7 +133,7 @@ fn services_of_a_bucket_share_the_rules_that_mark_clients_from_outside() {
 }
 
 #[test]
-fn each_service_marks_for_itself_where_a_bucket_may_span_other_networks() {
+fn each_service_marks_for_itself_where_cluster_ips_are_far_apart() {
     let mut cluster = Cluster::v4();
     for i in 0..200 {
         let name = format!("svc-{i}");
@@ -155,9 +156,9 @@ fn endpoints_of_a_large_cluster_carry_no_comments_but_the_first_of_a_service() {
     cluster.config.comment_limit = 100;
     let ruleset = cluster.compile();
     let dnats = ruleset.tables[&Table::Nat].values().flat_map(|chain| &chain.rules);
-    let dnats: Vec<_> = dnats.filter(|rule| rule.to_string().contains("-d 10.96.0.7/32")).collect();
+    let dnats: Vec<_> = dnats.filter(|rule| rule.to_string().contains("-d 10.96.0.8/32")).collect();
     let comments: Vec<_> = dnats.iter().map(|rule| rule.comment.as_ref().map(Comment::as_str)).collect();
-    assert_eq!(comments[..2], [Some("ns/svc-7:p80 cluster IP"), None]);
+    assert_eq!(comments, [Some("ns/svc-8:p80 cluster IP"), None]);
 }
 
 #[test]

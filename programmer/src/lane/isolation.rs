@@ -7,7 +7,7 @@ use super::Lane;
 use crate::{
     conntrack::FlowTable,
     engine::{Engine, SyncError},
-    events::Notice,
+    events::{Notice, Subject},
     netfilter::Netfilter,
     quarantine::{Advice, Verdict},
 };
@@ -39,7 +39,8 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             let note = format!(
                 "the packet filter refuses the {family} rules of this Service, so it is left out: {reason}"
             );
-            self.wiring.events.tell(Notice { service, reason: "FailedToProgram", action: "Program", note });
+            let subject = Subject::Service(service);
+            self.wiring.events.tell(Notice { subject, reason: "FailedToProgram", action: "Program", note });
         }
         self.wiring.metrics.observe_quarantine(family, self.quarantine.held().count());
     }

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::{
     conntrack::model::Model as Flows,
-    events::Notice,
+    events::{Notice, Subject},
     feed::Kind,
     netfilter::{Features, model::Model},
     own_node::{Kernel, basis},
@@ -436,7 +436,8 @@ async fn service_whose_rules_are_refused_is_left_out_and_all_others_are_programm
         });
         bench.assert_equals_fresh(others).await;
         let notice = bench.notices.try_recv().unwrap();
-        assert_eq!((&*notice.service.name, notice.reason), ("svc-7", "FailedToProgram"));
+        let service = Subject::Service(ServiceKey::new("default", "svc-7"));
+        assert_eq!((notice.subject, notice.reason), (service, "FailedToProgram"));
         assert!(bench.readiness.is_ready());
         assert!(bench.readiness.to_string().contains("default/svc-7"), "{}", bench.readiness);
 
