@@ -14,9 +14,9 @@ use crate::{
     endpoint::{Endpoint, Endpoints},
     facts::NodeFacts,
     frontends::Entries,
+    groups::{self, UNGROUPED_MAX, weighted},
     matches::{AddressSide, Affinity, Match},
     names::ServiceChains,
-    probability::Probability,
     rule::{Rule, Target},
     ruleset::{ChainName, wellknown},
     service_port::ServicePort,
@@ -153,7 +153,13 @@ impl<'a> PortRules<'a> {
             if !endpoints.is_empty() {
                 let masquerade = internal && self.port.internal_local == local;
                 let hops = self.hops(endpoints);
-                chains.insert(name, self.policy_chain(&hops, masquerade));
+                let mut rules = self.policy_head(&hops, masquerade);
+                if hops.len() > UNGROUPED_MAX && !self.has_endpoint_chains() {
+                    rules.extend(self.choose_group(&hops, local, chains));
+                } else {
+                    rules.extend(self.choose(&hops));
+                }
+                chains.insert(name, rules);
                 chains.extend(
                     hops.iter().filter_map(|hop| Some((hop.chain.clone()?, self.endpoint_chain(hop)))),
                 );
@@ -174,8 +180,8 @@ impl<'a> PortRules<'a> {
         endpoints.iter().map(|endpoint| Hop { endpoint, chain: named.then(|| chain(endpoint)) }).collect()
     }
 
-    /// A policy chain: masquerading of cluster-IP traffic, affinity, random choice.
-    fn policy_chain(&self, hops: &[Hop<'_>], masquerade: bool) -> Vec<Rule> {
+    /// What a policy chain begins with: masquerading of cluster-IP traffic, affinity.
+    fn policy_head(&self, hops: &[Hop<'_>], masquerade: bool) -> Vec<Rule> {
         let mut rules = Vec::with_capacity(hops.len() * 2 + 1);
         if masquerade {
             rules.extend(self.internal_masquerade());
@@ -187,11 +193,34 @@ impl<'a> PortRules<'a> {
                 rules.push(self.endpoint_comment(rule, hop.endpoint));
             }
         }
-        for (choice, hop) in choices(hops) {
-            let rule = Rule { target: Some(hop.target()), ..choice };
+        rules
+    }
+
+    /// What it goes on with: one of the endpoints at random.
+    fn choose<'h>(&self, hops: impl IntoIterator<Item = &'h Hop<'h>>) -> Vec<Rule> {
+        let hops: Vec<_> = hops.into_iter().collect();
+        let rules = choices(&hops).map(|(rule, hop)| {
+            let rule = Rule { target: Some(hop.target()), ..rule };
             let rule =
                 if hop.chain.is_none() { rule.when(Match::protocol(self.port.protocol())) } else { rule };
-            rules.push(self.endpoint_comment(rule, hop.endpoint));
+            self.endpoint_comment(rule, hop.endpoint)
+        });
+        rules.collect()
+    }
+
+    /// The same for many endpoints: one of the groups at random, and in the group's chain one of its endpoints.
+    fn choose_group(
+        &self,
+        hops: &[Hop<'_>],
+        local: bool,
+        chains: &mut BTreeMap<ChainName, Vec<Rule>>,
+    ) -> Vec<Rule> {
+        let groups: Vec<_> = groups::deal(hops, |hop| hop.endpoint.address).into_iter().collect();
+        let mut rules = Vec::with_capacity(groups.len());
+        for (rule, (number, members)) in weighted(&groups, |(_, members)| members.len()) {
+            let name = self.names.group(local, *number);
+            chains.insert(name.clone(), self.choose(members.iter().copied()));
+            rules.push(Rule { target: Some(Target::Jump(name)), ..rule });
         }
         rules
     }
@@ -317,10 +346,5 @@ impl Hop<'_> {
 
 /// One rule per endpoint, so that each is chosen equally often: 1/n, then 1/(n-1) of the rest, the last always.
 fn choices<T>(endpoints: &[T]) -> impl Iterator<Item = (Rule, &T)> {
-    let left = (1..=u32::try_from(endpoints.len()).unwrap_or(u32::MAX)).rev();
-    endpoints.iter().zip(left).map(|(endpoint, left)| {
-        let rule = Rule::default();
-        let rule = if left > 1 { rule.when(Match::Random(Probability::one_in(left))) } else { rule };
-        (rule, endpoint)
-    })
+    weighted(endpoints, |_| 1)
 }

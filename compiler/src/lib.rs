@@ -31,6 +31,7 @@ mod dump;
 mod endpoint;
 mod facts;
 mod frontends;
+mod groups;
 mod hairpin;
 mod matches;
 mod names;

@@ -1,7 +1,8 @@
 //! Names of chains.
 //!
 //! Invariants: at most 28 characters; the names of a Service's chains are those that kube-proxy would give them; no dispatch
-//! chain can be called like the chain of a Service, because each holds a character that no base32 text has.
+//! chain can be called like a chain of a Service, because each holds a character that no base32 text has, and none a hash
+//! before a slash.
 
 use std::net::SocketAddr;
 
@@ -65,6 +66,12 @@ impl ServiceChains {
     /// Eligible endpoints on the node.
     pub(crate) fn local(&self) -> ChainName {
         self.named("KUBE-SVL-")
+    }
+
+    /// A group of the endpoints of [`Self::cluster`], or of [`Self::local`].
+    pub(crate) fn group(&self, local: bool, number: u8) -> ChainName {
+        let whole = if local { self.local() } else { self.cluster() };
+        ChainName::new(format!("{}/{number:02x}", whole.as_str()))
     }
 
     /// Where external traffic arrives.

@@ -6,6 +6,8 @@ use std::fmt;
 
 /// One, in the kernel's units.
 const UNIT: u32 = 1 << 31;
+/// Fractions with denominators up to this are further apart than the kernel's units and ten decimals blur them.
+const SMALL: u32 = 1 << 14;
 
 /// Probability of a `statistic` match in units of 2⁻³¹, which is all that the kernel keeps of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,7 +16,12 @@ pub struct Probability(u32);
 impl Probability {
     /// The probability that `iptables-restore` makes of 1/n in ten decimals, as kube-proxy writes it. Zero counts as 1.
     pub fn one_in(n: u32) -> Self {
-        Self::of_text(&ten_decimals(n)).unwrap_or(Self(UNIT))
+        Self::of(1, n)
+    }
+
+    /// The same for another fraction. More than 1 counts as 1.
+    pub fn of(numerator: u32, denominator: u32) -> Self {
+        Self::of_text(&ten_decimals(numerator, denominator)).unwrap_or(Self(UNIT))
     }
 
     /// Reads the text of `--probability`.
@@ -27,34 +34,53 @@ impl Probability {
         Some(Self((value * f64::from(UNIT)).round() as u32))
     }
 
-    /// The exact fraction that was meant: 1/n if this is how 1/n is stored.
+    /// The exact fraction that was meant: that with a small denominator which is stored like this, if there is one.
     pub fn share(self) -> Share {
-        match self.denominator() {
-            Some(n) => Share::new(1, n.into()),
-            None => Share::new(self.0.into(), UNIT.into()),
-        }
+        let (numerator, denominator) = self.fraction().unwrap_or((self.0, UNIT));
+        Share::new(numerator.into(), denominator.into())
     }
 
-    fn denominator(self) -> Option<u32> {
+    fn fraction(self) -> Option<(u32, u32)> {
         if self.0 == 0 {
             return None;
         }
         let n = (UNIT + self.0 / 2) / self.0;
-        (Self::one_in(n) == self).then_some(n)
+        if Self::one_in(n) == self { Some((1, n)) } else { self.simplest() }
+    }
+
+    /// The fraction with a denominator up to [`SMALL`] that is stored like this. Two such are never stored alike, and a
+    /// fraction as near as that is one of the convergents of the continued fraction.
+    fn simplest(self) -> Option<(u32, u32)> {
+        let (mut dividend, mut divisor) = (self.0, UNIT);
+        let (mut before, mut last) = ((0_u32, 1_u32), (1_u32, 0_u32));
+        while divisor != 0 {
+            let quotient = dividend / divisor;
+            let next = |last: u32, before: u32| last.checked_mul(quotient)?.checked_add(before);
+            let convergent = (next(last.0, before.0)?, next(last.1, before.1)?);
+            if convergent.1 > SMALL {
+                return None;
+            }
+            if Self::of(convergent.0, convergent.1) == self {
+                return Some(convergent);
+            }
+            (before, last) = (last, convergent);
+            (dividend, divisor) = (divisor, dividend % divisor);
+        }
+        None
     }
 }
 
 impl fmt::Display for Probability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.denominator() {
-            Some(n) => f.write_str(&ten_decimals(n)),
+        match self.fraction() {
+            Some((numerator, denominator)) => f.write_str(&ten_decimals(numerator, denominator)),
             None => write!(f, "{:.11}", f64::from(self.0) / f64::from(UNIT)),
         }
     }
 }
 
-fn ten_decimals(n: u32) -> String {
-    format!("{:.10}", 1.0 / f64::from(n.max(1)))
+fn ten_decimals(numerator: u32, denominator: u32) -> String {
+    format!("{:.10}", f64::from(numerator) / f64::from(denominator.max(1)))
 }
 
 /// An exact fraction in lowest terms, between 0 and 1.
@@ -148,8 +174,19 @@ mod tests {
             let written = Probability::one_in(n);
             let reprinted = format!("{:.11}", f64::from(written.0) / f64::from(UNIT));
             assert_eq!(Probability::of_text(&reprinted), Some(written));
-            assert_eq!(written.to_string(), ten_decimals(n));
+            assert_eq!(written.to_string(), ten_decimals(1, n));
             assert_eq!(written.share(), Share::new(1, n.into()));
+        }
+    }
+
+    #[test]
+    fn fractions_of_groups_are_understood_exactly() {
+        for (numerator, denominator) in
+            [(2, 3), (31, 1000), (78, 5000), (4999, 5000), (7919, 16_384), (1, 16_381)]
+        {
+            let written = Probability::of(numerator, denominator);
+            assert_eq!(written.share(), Share::new(numerator.into(), denominator.into()));
+            assert_eq!(written.to_string(), ten_decimals(numerator, denominator));
         }
     }
 

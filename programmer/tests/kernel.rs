@@ -61,7 +61,8 @@ fn rulebook(state: &ProxyState, features: Features) -> Rulebook {
     rulebook
 }
 
-/// `count` Services of type NodePort with two endpoints each, and one without endpoints.
+/// `count` Services of type NodePort with two endpoints each, as many with a cluster IP only, the first of them with a
+/// hundred endpoints, and one without endpoints.
 fn state(count: u32) -> ProxyState {
     let mut state = ProxyState::new(Family::V4);
     for number in 0..count {
@@ -70,7 +71,16 @@ fn state(count: u32) -> ProxyState {
         let spec = json!({"type": "NodePort", "clusterIP": ip, "clusterIPs": [ip], "ports": [port]});
         state.set_service(&builders::service(&format!("svc-{number}"), spec));
         set_endpoints(&mut state, number, &["10.0.0.1", "10.0.0.2"]);
+        let plain = number + count;
+        let ip = format!("10.98.{}.{}", number / 250, number % 250 + 1);
+        state.set_service(&builders::service(
+            &format!("svc-{plain}"),
+            json!({"clusterIP": ip, "clusterIPs": [ip]}),
+        ));
+        set_endpoints(&mut state, plain, &["10.0.0.1", "10.0.0.2"]);
     }
+    let many: Vec<String> = (1..=100).map(|n| format!("10.0.9.{n}")).collect();
+    set_endpoints(&mut state, count, &many.iter().map(String::as_str).collect::<Vec<_>>());
     state.set_service(&builders::service(
         "empty",
         json!({"clusterIP": "10.97.0.1", "clusterIPs": ["10.97.0.1"]}),
@@ -158,6 +168,9 @@ fn partial_sync_ends_at_what_a_fresh_start_writes() {
             let (mut engine, _) = start(variant, &state).await;
             set_endpoints(&mut state, 3, &["10.0.0.7", "10.0.0.8", "10.0.0.9"]);
             set_endpoints(&mut state, 4, &[]);
+            let fewer: Vec<String> = (2..=90).map(|n| format!("10.0.9.{n}")).collect();
+            set_endpoints(&mut state, 40, &fewer.iter().map(String::as_str).collect::<Vec<_>>());
+            set_endpoints(&mut state, 47, &["10.0.0.7"]);
             state.remove_service(&fairlead_objects::ServiceKey::new("default", "svc-5"));
             let dirty = state.take_dirty();
             engine.rulebook.refresh(&state, &dirty);

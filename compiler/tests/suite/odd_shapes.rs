@@ -71,9 +71,30 @@ fn five_thousand_endpoints_are_equally_likely_with_and_without_affinity() {
 }
 
 #[test]
-fn one_endpoint_of_five_thousand_with_affinity_changes_its_own_chains_only() {
+fn five_thousand_endpoints_without_affinity_are_chosen_in_short_chains() {
+    for six in [false, true] {
+        let mut cluster = if six { Cluster::v6() } else { Cluster::v4() };
+        let ip = |i: u32| {
+            if six {
+                format!("fd00:10:244::{i:x}")
+            } else {
+                std::net::Ipv4Addr::from(0x0ab4_0000 + i).to_string()
+            }
+        };
+        let endpoints: Vec<Value> = (0..5000).map(|i| remote(&ip(i))).collect();
+        cluster.service("svc", if six { json!({"clusterIP": "fd00:96::1"}) } else { json!({}) });
+        cluster.slice("svc", &endpoints);
+        let ruleset = cluster.compile();
+        let longest = ruleset.tables[&Table::Nat].values().map(|chain| chain.rules.len()).max();
+        assert!(longest.unwrap() < 150, "{longest:?}");
+        kernel::assert_consistent(&fairlead_compiler::Dump::from(&ruleset));
+    }
+}
+
+/// What a refresh puts and deletes after one of five thousand endpoints was replaced.
+fn delta_of_one_in_five_thousand(affinity: &str) -> fairlead_compiler::Delta {
     let mut cluster = Cluster::v4();
-    cluster.service("svc", json!({"sessionAffinity": "ClientIP"}));
+    cluster.service("svc", json!({"sessionAffinity": affinity}));
     let ip = |i: u32| std::net::Ipv4Addr::from(0x0ab4_0000 + i).to_string();
     let mut endpoints: Vec<Value> = (0..5000).map(|i| remote(&ip(i))).collect();
     cluster.slice("svc", &endpoints);
@@ -85,10 +106,23 @@ fn one_endpoint_of_five_thousand_with_affinity_changes_its_own_chains_only() {
     cluster.slice("svc", &endpoints);
     let dirty = cluster.state.take_dirty();
     book.refresh(&cluster.state, &dirty);
-    let delta = book.take_changes();
+    assert_eq!(*book.ruleset(), cluster.compile());
+    book.take_changes()
+}
+
+#[test]
+fn one_endpoint_of_five_thousand_changes_the_chains_of_two_groups_only() {
+    let delta = delta_of_one_in_five_thousand("None");
+    // The policy chain, because sizes changed, and the groups that it left and came to.
+    assert!((2..=3).contains(&delta.put.len()) && delta.delete.is_empty(), "{:?}", delta.put.keys());
+    assert!(delta.rule_count() < 350, "{} rules", delta.rule_count());
+}
+
+#[test]
+fn one_endpoint_of_five_thousand_with_affinity_changes_its_own_chains_only() {
+    let delta = delta_of_one_in_five_thousand("ClientIP");
     // The policy chain and the new endpoint's; the old endpoint's goes.
     assert_eq!((delta.put.len(), delta.delete.len()), (2, 1));
-    assert_eq!(*book.ruleset(), cluster.compile());
 }
 
 #[test]
