@@ -24,7 +24,9 @@ demo: need-root tools build ## Show it: a two-node cluster on this machine, ever
 	@$(TARGET)/debug/demo $(if $(KEEP),--keep)
 
 test: tools lint build ## Pass all tests: lints, documentation, unit, golden, property, real API server, real kernel (root)
-	cargo test --workspace $(LOCKED)
+	cargo test --workspace --exclude fairlead-e2e $(LOCKED)
+	cargo test --package fairlead-e2e --lib $(LOCKED)
+	e2e/run-suites.sh $(LOCKED)
 
 bench: need-root ## Measure planning, compiling, programming and first packets, with optimisation (root; some minutes)
 	cargo run --release -p fairlead-e2e --bin bench $(LOCKED)
