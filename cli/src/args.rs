@@ -1,17 +1,22 @@
 //! Arguments: every subcommand and flag, with its help.
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr};
+use std::{
+    env,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use fairlead_objects::{Family, Protocol, ServiceKey, parse_address};
 use ipnet::IpNet;
 
 /// What it is for.
 const ABOUT: &str = "Renders, explains and traces Kubernetes Services by the planner and the compiler that \
-    fairlead-controller and fairlead-programmer use, from files and without a cluster";
+    fairlead-controller and fairlead-programmer use, from files or from a cluster";
 
 const EXIT_CODES: &str = "Exit code: 0 done; 1 the answer to the question is no (trace: dropped or rejected; explain: no \
-    endpoint); 2 bad input, or not yet possible.";
+    endpoint); 2 bad input, no answer from the cluster, or not yet possible.";
 
 /// `fairlead`; as `kubectl-fairlead` on the PATH it is `kubectl fairlead`, too.
 #[derive(Debug, Parser)]
@@ -19,6 +24,28 @@ const EXIT_CODES: &str = "Exit code: 0 done; 1 the answer to the question is no 
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Name of the program that kubectl takes for its own subcommand `fairlead`.
+const PLUGIN: &str = "kubectl-fairlead";
+
+impl Cli {
+    /// The arguments of this process; ends it where there is nothing to do but to print help or what is wrong with them.
+    pub(crate) fn of_process() -> Self {
+        let program = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+        let matches = Self::command_as(&program).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The command under the name by which its user calls `program`.
+    fn command_as(program: &Path) -> clap::Command {
+        let name = if program.file_stem().is_some_and(|stem| stem == PLUGIN) {
+            "kubectl fairlead"
+        } else {
+            "fairlead"
+        };
+        Self::command().bin_name(name)
+    }
 }
 
 /// The subcommands.
@@ -32,8 +59,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Walk the first packet of a connection through the rules of a node.
     ///
-    /// The rules are those that `fairlead render rules` prints, or those of a file. Says which rules the packet meets, where
-    /// it ends up and how often, and whether its source is rewritten. The client is one that no session affinity
+    /// The rules are those that `fairlead render rules` prints, those of a file, or those in the kernel. Says which rules the
+    /// packet meets, which of them decide, where it ends up and how often, and whether its source is rewritten. The client is one that no session affinity
     /// remembers; routes and the tables raw and mangle are not looked at.
     Trace(Box<Trace>),
 }
@@ -45,23 +72,44 @@ pub(crate) enum Render {
     ///
     /// Reads Services, Pods, Nodes, Endpoints and EndpointSlices. Prints the objects of the Services in the input, changed
     /// or not: by namespace, Service, Endpoints before EndpointSlices, IPv4 before IPv6. Without any Node object, no Pod is
-    /// left out for its node and endpoints get no zone.
+    /// left out for its node and endpoints get no zone. From a cluster: the objects of all its Services.
     Endpoints(RenderEndpoints),
     /// Print the rules of a node as a document for `iptables-restore --noflush`.
     ///
-    /// Reads Services and EndpointSlices, and the Node. The EndpointSlices of a Service with a selector are planned from
+    /// Reads Services and EndpointSlices, and the Node. From a cluster, EndpointSlices count as they are. In files, those of a Service with a selector are planned from
     /// the Pods first when there are Pods in the input; those of a Service without a selector are mirrored from its
     /// Endpoints when these are in the input. Otherwise the EndpointSlices count as they are.
     Rules(Box<RenderRules>),
 }
 
-/// Files with objects.
+/// Where objects come from.
 #[derive(Debug, Args)]
-pub(crate) struct Files {
+pub(crate) struct Supply {
     /// File with Kubernetes objects, YAML or JSON, several documents and Lists included; a directory (its .yaml, .yml and
-    /// .json files); or - for standard input. May be repeated.
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    /// .json files); or - for standard input. May be repeated. Without any, the cluster is asked.
+    #[arg(short = 'f', long = "filename", value_name = "FILE", conflicts_with_all = ["kubeconfig", "context"])]
     pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) access: Access,
+}
+
+/// Where the cluster is, and who asks it.
+#[derive(Debug, Args)]
+pub(crate) struct Access {
+    /// File with the address of the cluster and who asks it. Without it: $KUBECONFIG, else ~/.kube/config, else the
+    /// service account of the Pod that this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of that file, instead of its current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+}
+
+impl Access {
+    /// Whether it is left to the environment which cluster is asked.
+    pub(crate) fn names_nothing(&self) -> bool {
+        self.kubeconfig.is_none() && self.context.is_none()
+    }
 }
 
 /// How to print.
@@ -104,7 +152,7 @@ pub(crate) enum ReportFormat {
 #[derive(Debug, Args)]
 pub(crate) struct RenderEndpoints {
     #[command(flatten)]
-    pub(crate) files: Files,
+    pub(crate) supply: Supply,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -113,7 +161,7 @@ pub(crate) struct RenderEndpoints {
 #[derive(Debug, Args)]
 pub(crate) struct RenderRules {
     #[command(flatten)]
-    pub(crate) files: Files,
+    pub(crate) supply: Supply,
     /// Name of the node.
     #[arg(long, value_name = "NAME")]
     pub(crate) node: String,
@@ -180,7 +228,9 @@ pub(crate) enum Explain {
     /// Say per Pod, port and slice why it serves the Service or not.
     ///
     /// Takes each Pod that the Service selects through the gates on the way to an endpoint that gets traffic, shows the Pods
-    /// that only just miss the selector, and prints what the planner notes. Reads what `fairlead render endpoints` reads.
+    /// that only just miss the selector, prints what the planner notes, and where the objects that are there differ from
+    /// those that the controller would leave. Reads what `fairlead render endpoints` reads; from a cluster, no more of it
+    /// than it needs.
     Service(ExplainService),
 }
 
@@ -190,10 +240,8 @@ pub(crate) struct ExplainService {
     /// The Service.
     #[arg(value_name = "NAMESPACE/NAME", value_parser = service_key)]
     pub(crate) service: ServiceKey,
-    /// File with Kubernetes objects, as for render; may be repeated. Without any, the cluster would be asked, which is not
-    /// yet possible in this version.
-    #[arg(short = 'f', long = "filename", value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) supply: Supply,
     #[command(flatten)]
     pub(crate) output: Report,
 }
@@ -201,15 +249,21 @@ pub(crate) struct ExplainService {
 /// Arguments of `fairlead trace`.
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
-    /// File with Kubernetes objects, as for render rules; may be repeated.
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required_unless_present = "rules")]
-    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) supply: Supply,
     /// File with the rules themselves, as iptables-save or ip6tables-save prints them, instead of objects that they are
-    /// compiled from; - for standard input. The node's own addresses are then those of --node-ip and --node-cidr.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "node", "config", "zone"])]
+    /// compiled from; - for standard input. With counters (iptables-save -c), these are shown. The node's own addresses
+    /// are then those of --node-ip and --node-cidr.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "kubeconfig", "context", "node", "config", "zone"])]
     pub(crate) rules: Option<PathBuf>,
+    /// Read the rules of the machine that this runs on from its kernel, with their counters, by the variant of iptables
+    /// that the machine uses. Needs CAP_NET_ADMIN, changes nothing.
+    #[arg(long, conflicts_with_all = [
+        "rules", "files", "kubeconfig", "context", "node", "config", "zone", "node_ip", "node_cidr",
+    ])]
+    pub(crate) live: bool,
     /// Name of the node.
-    #[arg(long, value_name = "NAME", required_unless_present = "rules")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["rules", "live"])]
     pub(crate) node: Option<String>,
     #[command(flatten)]
     pub(crate) facts: NodeFlags,
@@ -287,8 +341,6 @@ fn service_key(text: &str) -> Result<ServiceKey, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -301,6 +353,19 @@ mod tests {
         }
         Cli::command().debug_assert();
         visit(&Cli::command());
+    }
+
+    #[test]
+    fn usage_has_the_words_that_the_user_typed() {
+        for (program, words) in [
+            ("/usr/local/bin/kubectl-fairlead", "Usage: kubectl fairlead explain service"),
+            ("target/debug/fairlead", "Usage: fairlead explain service"),
+        ] {
+            let arguments = [program, "explain", "service", "--help"];
+            let help =
+                Cli::command_as(Path::new(program)).try_get_matches_from(arguments).unwrap_err().to_string();
+            assert!(help.contains(words), "{help}");
+        }
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! Compilation: from files and flags to the rules of one node in one family.
+//! Compilation: from objects and flags to the rules of one node in one family.
 //!
-//! Invariants: the slices of a Service are planned exactly where the input holds what they are made from, and count as they
-//! are otherwise; `render rules` and `trace` compile alike.
-
-use std::path::PathBuf;
+//! Invariants: the slices of a Service are planned exactly where files hold what they are made from, and count as they are
+//! otherwise; `render rules` and `trace` compile alike.
 
 use fairlead_compiler::{NodeFacts, ProxyState, Ruleset, compile};
 use fairlead_objects::{ClusterIp, EndpointSlice, Family, Service, ServiceType};
 
 use crate::{
-    args::NodeFlags,
+    args::{NodeFlags, Supply},
+    cluster::Scope,
     config::{self, Settings},
-    input::{self, Objects},
     node,
+    objects::Objects,
     snapshot::{Snapshot, node_warning, warnings},
+    supply,
 };
 
 /// The rules of a node.
@@ -25,16 +25,16 @@ pub(crate) struct Compilation {
 }
 
 impl Compilation {
-    /// Reads `files` and compiles the rules of the node called `node`.
+    /// Reads what is supplied and compiles the rules of the node called `node`.
     pub(crate) fn read(
-        files: &[PathBuf],
+        supply: &Supply,
         node: &str,
         flags: &NodeFlags,
         family: Family,
     ) -> anyhow::Result<Self> {
         let (settings, mut notices) =
             flags.config.as_deref().map_or_else(|| Ok((Settings::default(), Vec::new())), config::read)?;
-        let (objects, input_notices) = input::read(files)?;
+        let (objects, input_notices) = supply::objects(supply, Scope::Programmer(node))?;
         notices.extend(input_notices);
         let target = node::target(node, flags, &settings, &objects, family)?;
         notices.extend(target.notices);
@@ -65,8 +65,9 @@ fn slices(objects: &Objects, notices: &mut Vec<String>) -> Vec<EndpointSlice> {
         } else {
             if given.is_empty() && service.kind != ServiceType::ExternalName {
                 notices.push(format!(
-                    "warning: Service {}: nothing in the input gives it endpoints",
-                    service.key
+                    "warning: Service {}: nothing in {} gives it endpoints",
+                    service.key,
+                    objects.origin.place()
                 ));
             }
             slices.extend(given.iter().copied().cloned());

@@ -1,47 +1,45 @@
 //! `fairlead explain service`: why Pods serve a Service, or why they do not.
 //!
 //! ```text
-//!  files ─> objects ─> snapshot ─> plan, notes ─> gates per Pod ─┐
-//!                         └──────> other Pods ──> near misses ───┴─> report ─> account or JSON
+//!  files, or ─> objects ─> snapshot ─> plan, notes ─> gates per Pod ─┐
+//!  cluster                    │           └─────────> divergence ────┼─> report ─> account or JSON
+//!                             └──────> other Pods ──> near misses ───┘
 //! ```
 //!
 //! Invariant: what is said of a Pod that was left out is what the planner noted; nothing is judged a second time here.
 
 mod account;
+mod divergence;
 mod gates;
 mod nearness;
 mod report;
 
-use anyhow::bail;
 use fairlead_objects::ServiceKey;
 
 use crate::{
     Answer,
     args::{ExplainService, ReportFormat},
-    input::{self, Objects},
+    cluster::Scope,
+    objects::Objects,
     output,
     snapshot::{Snapshot, node_warning},
+    supply,
 };
 use report::Report;
 
 /// The Service is not among the objects.
 #[derive(Debug, thiserror::Error)]
-#[error("Service {key}: is not in the input; {present}")]
+#[error("Service {key}: is not in {place}; {present}")]
 struct UnknownService {
     key: ServiceKey,
+    place: &'static str,
     /// What there is instead.
     present: String,
 }
 
 /// Explains one Service.
 pub(crate) fn run(args: &ExplainService) -> anyhow::Result<Answer> {
-    if args.files.is_empty() {
-        bail!(
-            "asking a cluster is not yet possible in this version; give the objects with -f, for example from \
-             kubectl get services,pods,endpoints,endpointslices --all-namespaces -o yaml and kubectl get nodes -o yaml"
-        );
-    }
-    let (objects, mut notices) = input::read(&args.files)?;
+    let (objects, mut notices) = supply::objects(&args.supply, Scope::Service(&args.service))?;
     let Some(service) = objects.services.get(&args.service) else {
         return Err(unknown(&args.service, &objects).into());
     };
@@ -81,5 +79,5 @@ fn unknown(key: &ServiceKey, objects: &Objects) -> UnknownService {
         let more = if others == 0 { String::new() } else { format!(" and {others} more") };
         format!("namespace {} has {nearest}{more}", key.namespace)
     };
-    UnknownService { key: key.clone(), present }
+    UnknownService { key: key.clone(), place: objects.origin.place(), present }
 }

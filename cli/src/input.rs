@@ -8,43 +8,20 @@
 //! documents for one object the later one counts, as with `kubectl apply`.
 
 mod collect;
-mod condition;
 mod document;
 mod fields;
 mod problem;
 mod source;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::path::PathBuf;
 
-use fairlead_objects::{EndpointSlice, Endpoints, Node, Pod, Service, ServiceKey};
+use crate::objects::Objects;
 
 pub(crate) use self::{
-    condition::Condition,
     document::{Document, Step},
     problem::{Problem, Problems},
     source::{ReadError, Source},
 };
-
-/// Namespace and name of an object.
-pub(crate) type ObjectKey = (Arc<str>, Arc<str>);
-
-/// All objects of the input that the planner or the compiler needs, by namespace and name.
-#[derive(Debug, Default)]
-pub(crate) struct Objects {
-    pub(crate) services: BTreeMap<ServiceKey, Service>,
-    /// Services that ask for both families by `ipFamilyPolicy`, which the view does not hold.
-    pub(crate) dual_stack: BTreeSet<ServiceKey>,
-    pub(crate) pods: BTreeMap<ObjectKey, Pod>,
-    /// Conditions of Pods that do not hold, which the view does not keep.
-    pub(crate) failing: BTreeMap<ObjectKey, Vec<Condition>>,
-    pub(crate) nodes: BTreeMap<Arc<str>, Node>,
-    pub(crate) endpoints: BTreeMap<ServiceKey, Endpoints>,
-    pub(crate) slices: BTreeMap<ObjectKey, EndpointSlice>,
-}
 
 /// Why there is no input.
 #[derive(Debug, thiserror::Error)]

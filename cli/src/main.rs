@@ -2,25 +2,30 @@
 //! daemons use, so that what it shows is what they do.
 //!
 //! ```text
-//!  files ── input ──> objects ── snapshot ──> planner ──> Endpoints, EndpointSlices ── output ──> stdout
-//!                        │                        └─ explain: notes, gates ── table ──> stdout
-//!                        └────── compilation ──> compiler ──> rules ────────────────── output ──> stdout
-//!                                iptables-save ──────────────> └─ trace: account ──────────────> stdout
+//!  files ─── input ──┬──> objects ── snapshot ──> planner ──> Endpoints, EndpointSlices ── output ──> stdout
+//!  API server ── cluster    │                        └─ explain: notes, gates ── table ──> stdout
+//!                           └────── compilation ──> compiler ──> rules ────────────────── output ──> stdout
+//!               kernel, or iptables-save in a file ──────────────> └─ trace: account ──────────────> stdout
 //! ```
 //!
-//! Invariants: results go to standard output, everything else to standard error; nothing is printed as a result unless all
+//! Invariants: nothing is ever changed, neither in a cluster nor in a kernel; results go to standard output, everything else to
+//! standard error; nothing is printed as a result unless all
 //! of the input was good; the exit code is 0 for done, 1 when the answer is no, 2 for bad input.
 
 mod args;
+mod cluster;
 mod compilation;
+mod condition;
 mod config;
 mod defaulting;
 mod explain;
 mod input;
 mod node;
+mod objects;
 mod output;
 mod render;
 mod snapshot;
+mod supply;
 mod table;
 mod trace;
 
@@ -28,8 +33,6 @@ use std::{
     io::{self, Write},
     process::ExitCode,
 };
-
-use clap::Parser;
 
 use args::{Cli, Command, Explain, Render};
 
@@ -52,7 +55,7 @@ impl Answer {
 }
 
 fn main() -> ExitCode {
-    match answer(&Cli::parse().command).and_then(|answer| print(&answer).map(|()| answer.yes)) {
+    match answer(&Cli::of_process().command).and_then(|answer| print(&answer).map(|()| answer.yes)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

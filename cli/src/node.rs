@@ -14,14 +14,18 @@ use ipnet::IpNet;
 use crate::{
     args::NodeFlags,
     config::{DetectLocal, NodePortAddresses, Settings},
-    input::Objects,
+    objects::Objects,
 };
+
+/// Nodes that are named instead of one that is not there.
+const SHOWN: usize = 10;
 
 /// There is nothing known about the node.
 #[derive(Debug, thiserror::Error)]
-#[error("--node {name}: no Node object of that name in the input ({present}); add it, or say --node-ip")]
+#[error("--node {name}: no Node object of that name in {place} ({present}); add it, or say --node-ip")]
 pub(crate) struct UnknownNode {
     name: String,
+    place: &'static str,
     /// What there is instead.
     present: String,
 }
@@ -45,7 +49,11 @@ pub(crate) fn target(
 ) -> Result<Target, UnknownNode> {
     let node = objects.nodes.get(name);
     if node.is_none() && flags.node_ip.is_empty() {
-        return Err(UnknownNode { name: name.to_owned(), present: present(objects) });
+        return Err(UnknownNode {
+            name: name.to_owned(),
+            place: objects.origin.place(),
+            present: present(objects),
+        });
     }
     let mut notices = Vec::new();
     let addresses = addresses(flags, node);
@@ -82,10 +90,11 @@ pub(crate) fn target(
 
 fn present(objects: &Objects) -> String {
     let names: Vec<&str> = objects.nodes.keys().map(|name| &**name).collect();
-    if names.is_empty() {
-        "there is none at all".to_owned()
-    } else {
-        format!("there is {}", names.join(", "))
+    let (shown, more) = names.split_at(names.len().min(SHOWN));
+    match (shown, more.len()) {
+        ([], _) => "there is none at all".to_owned(),
+        (shown, 0) => format!("there is {}", shown.join(", ")),
+        (shown, more) => format!("there is {} and {more} more", shown.join(", ")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Snapshots: what the planner is asked about each Service of the input, and what it answers.
+//! Snapshots: what the planner is asked about each Service, and what it answers.
 //!
 //! Invariant: every Service is planned from the same input exactly as the controller would plan it, one by one.
 
@@ -6,16 +6,17 @@ use std::collections::HashMap;
 
 use fairlead_objects::{EndpointSlice, Pod, Service, ServiceKey};
 use fairlead_planner::{
-    Finding, Level, NoNodes, Nodes, Note, Outcome, Plan, PlanInput, Topology, ZoneShares, check, outcome,
-    plan, selects,
+    Finding, Level, Note, Outcome, Plan, PlanInput, Topology, ZoneShares, check, outcome, plan, selects,
 };
 
-use crate::{defaulting::defaulted, input::Objects};
+use crate::{
+    defaulting::defaulted,
+    objects::{Objects, Origin},
+};
 
-/// The objects of the input, arranged by Service.
+/// Objects, arranged by Service.
 pub(crate) struct Snapshot<'a> {
     objects: &'a Objects,
-    nodes: &'a dyn Nodes,
     pods: PodsByLabel<'a>,
     slices: HashMap<ServiceKey, Vec<&'a EndpointSlice>>,
     /// What topology mode `Auto` deals endpoints by.
@@ -53,21 +54,22 @@ impl<'a> Snapshot<'a> {
                 slices.entry(key).or_default().push(slice);
             }
         }
-        let nodes: &dyn Nodes = if objects.nodes.is_empty() { &NoNodes } else { &objects.nodes };
         let shares = ZoneShares::of(objects.nodes.values());
-        Self { objects, nodes, pods, slices, shares }
+        Self { objects, pods, slices, shares }
     }
 
-    /// The slices of a Service in the input, whoever manages them, by name.
+    /// The slices of a Service that are there, whoever manages them, by name.
     pub(crate) fn slices(&self, key: &ServiceKey) -> &[&'a EndpointSlice] {
         self.slices.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the input holds what the slices of `service` are made from.
+    /// Whether it is known what the slices of `service` are made from.
     pub(crate) fn is_planned(&self, service: &Service) -> bool {
-        match service.selector {
-            Some(_) => !self.objects.pods.is_empty(),
-            None => self.objects.endpoints.contains_key(&service.key),
+        match (self.objects.origin, &service.selector) {
+            (Origin::Controller { .. }, _) => true,
+            (Origin::Programmer, _) => false,
+            (Origin::Files, Some(_)) => !self.objects.pods.is_empty(),
+            (Origin::Files, None) => self.objects.endpoints.contains_key(&service.key),
         }
     }
 
@@ -87,7 +89,7 @@ impl<'a> Snapshot<'a> {
             endpoints: self.objects.endpoints.get(&service.key),
             slices: self.slices(&service.key),
             topology: Topology { shares: self.shares.as_ref(), remembered: None },
-            ..PlanInput::new(&service.key, self.nodes)
+            ..PlanInput::new(&service.key, self.objects)
         };
         let plan = plan(&input);
         let outcome = outcome(&input, &plan);
@@ -115,7 +117,7 @@ pub(crate) fn warnings(notes: &[Note]) -> impl Iterator<Item = String> {
 
 /// The warning that is due when Pods are planned without any Node.
 pub(crate) fn node_warning(objects: &Objects) -> Option<String> {
-    (objects.nodes.is_empty() && !objects.pods.is_empty()).then(|| {
+    (objects.origin == Origin::Files && objects.nodes.is_empty() && !objects.pods.is_empty()).then(|| {
         "warning: no Node object in the input: the Nodes of Pods are not checked, and endpoints have no zone".to_owned()
     })
 }

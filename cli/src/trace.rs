@@ -3,12 +3,15 @@
 //! Invariant: the account says what the compiler's tracer found, and what it could not take into account.
 
 mod account;
+mod counters;
+mod decision;
 mod gaps;
+mod live;
 
 use std::{net::IpAddr, path::Path};
 
 use anyhow::{Context, bail, ensure};
-use fairlead_compiler::{Dump, Host, Origin, Outcome, Packet, Share, Table, parse};
+use fairlead_compiler::{Dump, Host, Origin, Outcome, Packet, Share, Table, parse, wellknown};
 use fairlead_objects::Family;
 use serde::Serialize;
 
@@ -19,10 +22,12 @@ use crate::{
     input::Source,
     output,
 };
+use counters::{Counter, Counters};
 
 /// Rules, and the node that they are for.
 struct Site {
     dump: Dump,
+    counters: Counters,
     host: Host,
     /// How to speak of the node.
     name: String,
@@ -42,9 +47,9 @@ pub(crate) fn run(args: &Trace) -> anyhow::Result<Answer> {
     let mut notices = site.notices;
     notices.extend(gaps::notices(&site.dump, &found));
     let output = match args.output.output {
-        ReportFormat::Text => account::text(&site.dump, &packet, &site.name, &found),
-        ReportFormat::Json => output::json(&Report::from(&found))?,
-        ReportFormat::Yaml => output::yaml(&Report::from(&found))?,
+        ReportFormat::Text => account::text(&site.dump, &site.counters, &packet, &site.name, &found),
+        ReportFormat::Json => output::json(&Report::new(&site.dump, &site.counters, &found))?,
+        ReportFormat::Yaml => output::yaml(&Report::new(&site.dump, &site.counters, &found))?,
     };
     let yes = matches!(found.outcome, Outcome::Accepted | Outcome::NoMatch);
     Ok(Answer { yes, notices, output })
@@ -69,9 +74,32 @@ fn site(args: &Trace, family: Family) -> anyhow::Result<Site> {
     if let Some(path) = &args.rules {
         return saved_rules(path, &args.facts);
     }
+    if args.live {
+        return live_rules(family);
+    }
     let name = args.node.as_deref().context("--node is missing")?;
-    let Compilation { ruleset, facts, notices } = Compilation::read(&args.files, name, &args.facts, family)?;
-    Ok(Site { dump: Dump::from(&ruleset), host: Host::from(&facts), name: format!("node {name}"), notices })
+    let Compilation { ruleset, facts, notices } = Compilation::read(&args.supply, name, &args.facts, family)?;
+    Ok(Site {
+        dump: Dump::from(&ruleset),
+        counters: Counters::default(),
+        host: Host::from(&facts),
+        name: format!("node {name}"),
+        notices,
+    })
+}
+
+/// Rules in the kernel.
+fn live_rules(family: Family) -> anyhow::Result<Site> {
+    let live::Node { save, addresses, variant, mut notices } = live::read(family)?;
+    let dump = parse(&save).context("this node's rules cannot be understood")?;
+    if dump.chain(&Table::Nat, wellknown::SERVICES).is_none() {
+        notices.push(format!(
+            "warning: iptables-{variant} has no chain {} here: nothing programs Services on this node, or not by it",
+            wellknown::SERVICES
+        ));
+    }
+    let name = format!("this node (iptables-{variant})");
+    Ok(Site { dump, counters: Counters::read(&save), host: Host { addresses }, name, notices })
 }
 
 /// Rules as `iptables-save` prints them.
@@ -94,7 +122,8 @@ fn saved_rules(path: &Path, flags: &NodeFlags) -> anyhow::Result<Site> {
                 .to_owned(),
         );
     }
-    Ok(Site { dump, host: Host { addresses }, name: format!("the node of {name}"), notices })
+    let counters = Counters::read(&text);
+    Ok(Site { dump, counters, host: Host { addresses }, name: format!("the node of {name}"), notices })
 }
 
 fn packet(args: &Trace, site: &Site) -> anyhow::Result<Packet> {
@@ -141,10 +170,16 @@ struct PathLine {
     table: String,
     chain: String,
     rule: String,
+    /// Whether it decides what becomes of the packet; absent for no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    decides: bool,
+    /// What met it before, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counter: Option<Counter>,
 }
 
-impl From<&fairlead_compiler::Trace> for Report {
-    fn from(trace: &fairlead_compiler::Trace) -> Self {
+impl Report {
+    fn new(dump: &Dump, counters: &Counters, trace: &fairlead_compiler::Trace) -> Self {
         let mut targets: Vec<((IpAddr, u16), Share)> = Vec::new();
         for target in &trace.targets {
             let key = (target.address, target.port);
@@ -162,6 +197,8 @@ impl From<&fairlead_compiler::Trace> for Report {
             table: step.table.to_string(),
             chain: step.chain.to_string(),
             rule: step.rule.clone(),
+            decides: decision::decides(dump, trace, step),
+            counter: counters.of_rule(step),
         });
         Self {
             verdict: trace.outcome.as_str(),

@@ -1,5 +1,5 @@
-//! `fairlead render rules` prints what `iptables-restore --noflush` takes on a fresh node, and `fairlead trace --rules` reads what
-//! `iptables-save` then prints: real iptables and a real kernel say so.
+//! `fairlead render rules` prints what `iptables-restore --noflush` takes on a fresh node, `fairlead trace --rules` reads what
+//! `iptables-save` then prints, and `fairlead trace --live` reads it by itself: real iptables and a real kernel say so.
 //!
 //! Rules are loaded only inside a network namespace that `unshare` makes and that ends with the command.
 
@@ -8,8 +8,11 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
 };
+
+use serde_json::{Value, json};
 
 /// What is missing to run this test, if anything.
 fn missing() -> Option<&'static str> {
@@ -27,9 +30,11 @@ fn missing() -> Option<&'static str> {
     }
 }
 
-/// A file of this process and of one case alone: tests run at the same time.
+/// A file of this process and of one call alone: tests run at the same time.
 fn temporary(case: &str, what: &str) -> PathBuf {
-    env::temp_dir().join(format!("fairlead-{}-{case}.{what}", std::process::id()))
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    env::temp_dir().join(format!("fairlead-{}-{call}-{case}.{what}", std::process::id()))
 }
 
 /// The rules in the kernel after `document` was loaded into a new network namespace.
@@ -120,4 +125,106 @@ fn traces_of_installed_rules_equal_those_of_compiled_ones() {
         fs::remove_file(&saved).unwrap();
         assert_eq!(installed, compiled, "{case}");
     }
+}
+
+/// What `fairlead trace --live` answers in a new network namespace that `prepare`, a shell script, has set up. The document of
+/// the case is `$document`.
+fn live(case: &str, family: &str, prepare: &str) -> Output {
+    let folder = cases().join(case);
+    let arguments = arguments(&folder);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let packet = arguments.iter().position(|argument| *argument == "--from").unwrap();
+    let document = temporary(case, "live");
+    let render = [&["render", "rules"], &arguments[1..packet], &["--family", family]].concat();
+    fs::write(&document, fairlead(&folder, &render)).unwrap();
+    let program = env!("CARGO_BIN_EXE_fairlead");
+    let script = format!("set -e; document={}; {prepare}\n\"$@\"", document.display());
+    let command = ["--net", "sh", "-c", &script, "sh", program, "trace", "--live"];
+    let output = Command::new("unshare")
+        .args(command)
+        .args(&arguments[packet..])
+        .args(["-o", "json"])
+        .output()
+        .unwrap();
+    fs::remove_file(&document).unwrap();
+    output
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn live_rules_of_either_variant_are_found_and_traced_with_their_counters() {
+    if !can_run("rules in the kernel were not traced") {
+        return;
+    }
+    for (variant, other) in [("nft", "legacy"), ("legacy", "nft")] {
+        let output =
+            live("trace-rejected", "ipv4", &format!("iptables-{variant}-restore --noflush < $document"));
+        assert_eq!(output.status.code(), Some(1), "{variant}: {output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["verdict"], "rejected");
+        let deciding: Vec<&Value> =
+            report["path"].as_array().unwrap().iter().filter(|rule| rule["decides"] == true).collect();
+        assert_eq!(deciding.len(), 1, "{report}");
+        assert_eq!(deciding[0]["counter"], json!({"packets": 0, "bytes": 0}));
+        assert!(!text(&output.stderr).contains("warning"), "{output:?}");
+
+        // Nobody would think of looking there.
+        let both = format!(
+            "iptables-{variant}-restore --noflush < $document; iptables-{other} -A INPUT -s 192.0.2.1 -j DROP"
+        );
+        let output = live("trace-rejected", "ipv4", &both);
+        let warning = format!(
+            "warning: rules of iptables-{other} are applied, too, and are not looked at: there are 1"
+        );
+        assert!(text(&output.stderr).contains(&warning), "{output:?}");
+    }
+}
+
+/// A packet from one of them starts in OUTPUT, and one to them may be for a node port.
+#[test]
+fn live_addresses_of_the_node_are_those_of_its_interfaces() {
+    if !can_run("rules in the kernel were not traced") {
+        return;
+    }
+    let report = |case: &str, family: &str, prepare: &str| -> Value {
+        let output = live(case, family, prepare);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    let load = "iptables-nft-restore --noflush < $document";
+    let address = "ip link set lo up; ip address add 10.244.1.2/32 dev lo;";
+    for (prepare, hook) in [("", "PREROUTING"), (address, "OUTPUT")] {
+        let report = report("trace-config", "ipv4", &format!("{prepare} {load}"));
+        assert_eq!(report["path"][0]["chain"], hook, "{report}");
+    }
+    let load = "ip6tables-nft-restore --noflush < $document";
+    let address = "ip link set lo up; ip address add 2001:db8::11/128 dev lo;";
+    for (prepare, verdict) in [("", "no match"), (address, "accepted")] {
+        let report = report("trace-ipv6", "ipv6", &format!("{prepare} {load}"));
+        assert_eq!(report["verdict"], verdict, "{report}");
+    }
+}
+
+#[test]
+fn live_rules_that_cannot_be_read_or_are_none_are_told() {
+    if !can_run("rules in the kernel were not traced") {
+        return;
+    }
+    let empty = live("trace-rejected", "ipv4", ":");
+    assert_eq!(empty.status.code(), Some(0), "{empty:?}");
+    assert!(text(&empty.stderr).contains("has no chain KUBE-SERVICES here"), "{empty:?}");
+
+    let without = live(
+        "trace-rejected",
+        "ipv4",
+        "set -- setpriv --bounding-set=-net_admin --inh-caps=-net_admin \"$@\"",
+    );
+    assert_eq!(without.status.code(), Some(2), "{without:?}");
+    assert!(text(&without.stderr).contains("CAP_NET_ADMIN is missing"), "{without:?}");
+
+    let missing = live("trace-rejected", "ipv4", "export PATH=/nonexistent");
+    assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+    assert!(text(&missing.stderr).contains("install the iptables package"), "{missing:?}");
 }

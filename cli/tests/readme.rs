@@ -1,4 +1,4 @@
-//! The examples in README.md and docs/dataplane.md are what a reader sees who runs them.
+//! The examples in README.md and on the pages of docs are what a reader sees who runs them.
 //!
 //! Every `console` block holds commands after `$ ` and, below each, what a terminal shows: standard error, then standard output.
 //! Commands of ours in `sh` blocks have to succeed; what they print is not shown. With `UPDATE_README=1` the test writes the
@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Pages with examples.
-const PAGES: [&str; 2] = ["README.md", "docs/dataplane.md"];
+const PAGES: [&str; 3] = ["README.md", "docs/command-line.md", "docs/dataplane.md"];
 
 const OPEN: &str = "```console\n";
 const CLOSE: &str = "```\n";

@@ -3,11 +3,11 @@
 //! Invariants: publishing never delays a reconcile; when too many Events wait, new ones are dropped and counted. Notes that
 //! come with every plan are published when they appear, not on every sync.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fairlead_daemon::failure;
 use fairlead_objects::ServiceKey;
-use fairlead_planner::{Note, NoteKind, Parts, Unhinted};
+use fairlead_planner::{Note, NoteKind, Parts, Subject, Unhinted};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube_runtime::events::{Event, EventType, Recorder, Reporter};
@@ -19,6 +19,8 @@ use crate::{metrics::Metrics, part::Part};
 
 /// How many Events may wait.
 const WAITING: usize = 256;
+/// The API server takes no longer sentence, in bytes.
+const LONGEST: usize = 1024;
 /// How long publishing one may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -103,6 +105,7 @@ impl Events {
             uid,
             ..ObjectReference::default()
         };
+        let note = shortened(note);
         if self.sender.try_send(Message { part, reference, reason, note, type_ }).is_err() {
             self.metrics.event_dropped();
         }
@@ -111,8 +114,8 @@ impl Events {
     /// Publishes those notes of a plan that upstream publishes, if the last plan of that part did not have them. `parts` are
     /// those that were planned.
     pub fn noted(&self, key: &ServiceKey, parts: Parts, notes: &[Note], uids: &Uids) {
-        let current: Vec<(Part, String, &Note)> =
-            notes.iter().filter_map(|note| edge(note).map(|(part, edge)| (part, edge, note))).collect();
+        let mut current: Vec<News> = notes.iter().filter_map(News::of).collect();
+        current.extend(News::of_missing_nodes(key, notes));
         let before = {
             let mut published = self.published.lock();
             if current.is_empty() && !published.contains_key(key) {
@@ -120,14 +123,14 @@ impl Events {
             }
             let known = published.remove(key).unwrap_or_default();
             let kept = known.iter().filter(|(part, _)| !part.is_in(parts)).cloned();
-            let new = current.iter().map(|(part, edge, _)| (*part, edge.clone()));
+            let new = current.iter().map(|news| (news.part, news.edge.clone()));
             let now: Vec<(Part, String)> = kept.chain(new).collect();
             if !now.is_empty() {
                 published.insert(key.clone(), now);
             }
             known
         };
-        for (part, edge, note) in current {
+        for News { part, edge, type_, reason, note } in current {
             if before.contains(&(part, edge)) {
                 continue;
             }
@@ -135,11 +138,7 @@ impl Events {
                 Part::Mirror => Regarding::Endpoints(uids.endpoints.clone()),
                 Part::Endpoints | Part::Slices => Regarding::Service(uids.service.clone()),
             };
-            let type_ = match note.kind {
-                NoteKind::TopologyHintsEnabled(_) => EventType::Normal,
-                _ => EventType::Warning,
-            };
-            self.publish(part, key, regarding, (type_, note.reason(), note.to_string()));
+            self.publish(part, key, regarding, (type_, reason, note));
         }
     }
 
@@ -149,27 +148,80 @@ impl Events {
     }
 }
 
-/// Which part publishes a note, and what must differ from the last plan's for it to be news. `None` if upstream has no Event
-/// for it.
-fn edge(note: &Note) -> Option<(Part, String)> {
-    match &note.kind {
-        NoteKind::InvalidAddresses(_) | NoteKind::TooManyAddresses { .. } => {
-            Some((Part::Mirror, note.to_string()))
-        }
-        NoteKind::TopologyHintsEnabled(_) => Some((Part::Slices, note.to_string())),
-        // Upstream says so on each sync. The counts in the sentence change with every Pod; the kind of reason does not.
-        NoteKind::TopologyHintsDisabled { family, why } => {
-            let why = match why {
-                Unhinted::NotRequested => "not requested",
-                Unhinted::InsufficientNodes => "nodes",
-                Unhinted::InsufficientEndpoints { .. } => "endpoints",
-                Unhinted::MinimumsExceedTotal { .. } => "minimums",
-                Unhinted::EndpointWithoutZone => "zone",
-            };
-            Some((Part::Slices, format!("{} {family} {why}", note.reason())))
-        }
-        _ => None,
+/// Something that a plan noted and that is worth an Event.
+struct News {
+    part: Part,
+    /// What must differ from the last plan's for it to be published.
+    edge: String,
+    type_: EventType,
+    reason: &'static str,
+    note: String,
+}
+
+impl News {
+    /// `None` if upstream has no Event for that note.
+    fn of(note: &Note) -> Option<Self> {
+        let (part, edge) = match &note.kind {
+            NoteKind::InvalidAddresses(_) | NoteKind::TooManyAddresses { .. } => {
+                (Part::Mirror, note.to_string())
+            }
+            NoteKind::TopologyHintsEnabled(_) => (Part::Slices, note.to_string()),
+            // Upstream says so on each sync. The counts in the sentence change with every Pod; the kind of reason does not.
+            NoteKind::TopologyHintsDisabled { family, why } => {
+                let why = match why {
+                    Unhinted::NotRequested => "not requested",
+                    Unhinted::InsufficientNodes => "nodes",
+                    Unhinted::InsufficientEndpoints { .. } => "endpoints",
+                    Unhinted::MinimumsExceedTotal { .. } => "minimums",
+                    Unhinted::EndpointWithoutZone => "zone",
+                };
+                (Part::Slices, format!("{} {family} {why}", note.reason()))
+            }
+            _ => return None,
+        };
+        let type_ = match note.kind {
+            NoteKind::TopologyHintsEnabled(_) => EventType::Normal,
+            _ => EventType::Warning,
+        };
+        Some(Self { part, edge, type_, reason: note.reason(), note: note.to_string() })
     }
+
+    /// Pods wait for Nodes that are not known: upstream's sync fails then, and says so each time. Here it is told once for
+    /// each set of Nodes, with the first Pod of each.
+    fn of_missing_nodes(key: &ServiceKey, notes: &[Note]) -> Option<Self> {
+        let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+        for note in notes {
+            if let (NoteKind::NodeUnknown(node), Subject::Pod { name, .. }) = (&note.kind, &note.subject) {
+                first.entry(node).or_insert(name);
+            }
+        }
+        let skipped = |(node, pod): (&&str, &&str)| {
+            format!("skipping Pod {pod} for Service {key}: Node {node} Not Found")
+        };
+        let skipped: Vec<String> = first.iter().map(skipped).collect();
+        let what = match &skipped[..] {
+            [] => return None,
+            [only] => only.clone(),
+            several => format!("[{}]", several.join(", ")),
+        };
+        Some(Self {
+            part: Part::Slices,
+            edge: format!("unknown Nodes {:?}", first.keys()),
+            type_: EventType::Warning,
+            reason: "FailedToUpdateEndpointSlices",
+            note: format!("Error updating Endpoint Slices for Service {key}: {what}"),
+        })
+    }
+}
+
+/// A sentence that is not longer than the API server takes.
+fn shortened(mut note: String) -> String {
+    const DOTS: &str = "...";
+    if note.len() > LONGEST {
+        note.truncate(note.floor_char_boundary(LONGEST - DOTS.len()));
+        note.push_str(DOTS);
+    }
+    note
 }
 
 impl Publisher {
@@ -206,10 +258,7 @@ impl Publisher {
                 None => failing = false,
                 // One line per series of failures: Events are a courtesy.
                 Some(trouble) if !std::mem::replace(&mut failing, true) => {
-                    tracing::warn!(
-                        reason,
-                        "cannot publish Events: {trouble}; allow create and patch of events (RBAC)"
-                    );
+                    tracing::warn!(reason, "cannot publish Events: {trouble}");
                 }
                 Some(trouble) => tracing::debug!(reason, "cannot publish an Event: {trouble}"),
             }
@@ -284,6 +333,57 @@ mod tests {
             ("TopologyAwareHintsDisabled", EventType::Warning),
         ];
         assert_eq!(reasons(&mut publisher), expected);
+    }
+
+    fn waiting(pod: &str, node: &str, family: Family) -> Note {
+        let subject = Subject::Pod { namespace: "default".into(), name: pod.into() };
+        Note { subject, scope: Scope::Slices(family), kind: NoteKind::NodeUnknown(node.into()) }
+    }
+
+    #[test]
+    fn unknown_nodes_are_told_in_upstreams_words_once_for_all_pods_and_families() {
+        let (events, mut publisher) = events();
+        let key = ServiceKey::new("default", "web");
+        let both =
+            [waiting("a", "n9", Family::V4), waiting("b", "n9", Family::V4), waiting("a", "n9", Family::V6)];
+        let more = [waiting("a", "n9", Family::V4), waiting("c", "n8", Family::V4)];
+        for notes in [&both[..], &both[1..], &more, &[], &both] {
+            events.noted(&key, Parts::default(), notes, &Uids::default());
+        }
+        let said: Vec<Message> = std::iter::from_fn(|| publisher.receiver.try_recv().ok()).collect();
+        let prefix = "Error updating Endpoint Slices for Service default/web: ";
+        let of = |pod: &str, node: &str| {
+            format!("skipping Pod {pod} for Service default/web: Node {node} Not Found")
+        };
+        let expected = [
+            format!("{prefix}{}", of("a", "n9")),
+            format!("{prefix}[{}, {}]", of("c", "n8"), of("a", "n9")),
+            format!("{prefix}{}", of("a", "n9")),
+        ];
+        assert_eq!(said.iter().map(|message| message.note.clone()).collect::<Vec<_>>(), expected);
+        assert!(said.iter().all(|message| message.reason == "FailedToUpdateEndpointSlices"));
+        assert!(said.iter().all(|message| message.reference.kind.as_deref() == Some("Service")));
+    }
+
+    /// Upstream's Event about Endpoints that could not be created is in the namespace `default`.
+    #[test]
+    fn events_are_filed_where_their_object_would_be() {
+        let (events, mut publisher) = events();
+        let key = ServiceKey::new("shop", "web");
+        let nothing = Regarding::Endpoints(None);
+        events.warn(Part::Endpoints, &key, nothing, "FailedToCreateEndpoint", String::new());
+        let reference = publisher.receiver.try_recv().unwrap().reference;
+        assert_eq!(
+            (reference.namespace.as_deref(), reference.kind.as_deref()),
+            (Some("shop"), Some("Endpoints"))
+        );
+    }
+
+    #[test]
+    fn sentences_are_cut_to_what_the_api_server_takes() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        let cut = shortened("\u{20ac}".repeat(1000));
+        assert!(cut.len() <= LONGEST && cut.ends_with("\u{20ac}..."), "{cut}");
     }
 
     #[test]

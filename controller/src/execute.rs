@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     index::{Gone, Index, Kind},
+    leadership::Leadership,
     metrics::Metrics,
     part::Part,
     rights::Rights,
@@ -37,10 +38,11 @@ pub(crate) const FIELD_MANAGER: &str = "fairlead-controller";
 /// Writes to the API server.
 pub struct Writer {
     client: Client,
+    leadership: Arc<Leadership>,
     throttle: Throttle,
     index: Arc<Mutex<Index>>,
     metrics: Arc<Metrics>,
-    rights: Rights,
+    rights: Arc<Rights>,
 }
 
 /// What is done to an object.
@@ -153,12 +155,13 @@ impl Writer {
     /// A writer that tells `index` what it did.
     pub fn new(
         client: Client,
+        leadership: Arc<Leadership>,
         throttle: Throttle,
         index: Arc<Mutex<Index>>,
         metrics: Arc<Metrics>,
-        rights: Rights,
+        rights: Arc<Rights>,
     ) -> Self {
-        Self { client, throttle, index, metrics, rights }
+        Self { client, leadership, throttle, index, metrics, rights }
     }
 
     /// Does what a plan says about Endpoints.
@@ -326,6 +329,7 @@ impl Writer {
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, WriteError> {
         self.throttle.acquire().await;
+        self.leadership.in_time().await;
         let error = match tokio::time::timeout(PATIENCE, request).await {
             Ok(Ok(answer)) => {
                 self.metrics.wrote(target.part, target.operation.as_str());

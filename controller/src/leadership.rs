@@ -3,12 +3,14 @@
 //! A standby keeps its index warm and writes nothing. Winning the lease begins a term; losing it ends the term, which
 //! cancels what is being written at that moment.
 //!
-//! Invariant: at most one term is open. A process that cannot renew its lease ends its term before the lease can be taken
-//! by another.
+//! Invariants: at most one term is open. A process that cannot renew its lease ends its term before the lease can be taken
+//! by another. Whoever writes looks at the clock first ([`Leadership::in_time`]): a process that was frozen wakes up in the
+//! middle of things, and the end of its term may not be the first that happens.
 
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub mod lease;
@@ -18,7 +20,12 @@ mod record;
 #[derive(Debug, Default)]
 pub struct Leadership {
     term: RwLock<Option<CancellationToken>>,
+    /// Until when the lease is ours if it is not renewed; without a lease, for ever.
+    until: RwLock<Option<Instant>>,
 }
+
+/// How soon a write that is too late looks again: the term ends or is renewed now.
+const GLANCE: Duration = Duration::from_millis(20);
 
 impl Leadership {
     /// The token of the present term, if this process leads. It is cancelled when the term ends.
@@ -32,6 +39,18 @@ impl Leadership {
         let news = term.is_none();
         term.get_or_insert_default();
         news
+    }
+
+    /// The lease is ours until then.
+    pub fn hold(&self, until: Instant) {
+        *self.until.write() = Some(until);
+    }
+
+    /// Waits while the time is over that the lease was ours for.
+    pub async fn in_time(&self) {
+        while self.until.read().is_some_and(|until| until <= Instant::now()) {
+            tokio::time::sleep(GLANCE).await;
+        }
     }
 
     /// Ends the term. Returns whether there was one.
@@ -61,11 +80,30 @@ impl Times {
     pub fn request(self) -> Duration {
         (self.renew_deadline.saturating_sub(self.retry) / 6).max(Duration::from_millis(500))
     }
+
+    /// How long a write that was sent within a term may take to arrive: no later than another's term can begin.
+    pub fn write(self) -> Duration {
+        self.lease.saturating_sub(self.renew_deadline)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_late_waits_until_the_lease_is_held_again() {
+        let leadership = Leadership::default();
+        leadership.win();
+        leadership.in_time().await;
+        leadership.hold(Instant::now() + Duration::from_secs(10));
+        leadership.in_time().await;
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        let minute = Duration::from_mins(1);
+        assert!(tokio::time::timeout(minute, leadership.in_time()).await.is_err());
+        leadership.hold(Instant::now() + minute);
+        leadership.in_time().await;
+    }
 
     #[test]
     fn losing_cancels_the_term_and_winning_begins_another() {

@@ -5,7 +5,7 @@
 //!             (watches)  (index)               (queue)   (primary)                   snapshot, plan, execute (leader only)
 //! ```
 //!
-//! The library exists for `fairlead-controller` and its tests; nothing else should depend on it. What should exist is
+//! The library exists for `fairlead-controller`, its tests and the benches; nothing else should depend on it. What should exist is
 //! decided in `fairlead-planner`; this crate knows the cluster, the clock and the client.
 //!
 //! Invariants: data flows one way, as drawn. Only [`execute`] writes to the API server, and only while this process holds

@@ -42,15 +42,19 @@ impl fmt::Display for Sighting {
     }
 }
 
-/// Looks twice, and says whom it saw.
+/// Looks twice, and says whom it saw. The second look goes by the API server's clock only, in case ours is another time.
 pub async fn run(client: Client, metrics: Arc<Metrics>) {
     let start = Timestamp::now();
-    look(&client, &metrics, start.saturating_sub(RECENTLY).unwrap_or(start), false).await;
+    let recently = start.saturating_sub(RECENTLY).unwrap_or(start);
+    let newest = look(&client, &metrics, recently, false).await.unwrap_or(start);
     tokio::time::sleep(AGAIN).await;
-    look(&client, &metrics, start, true).await;
+    // Managed fields know whole seconds.
+    let since = newest.saturating_add(Duration::from_secs(1)).unwrap_or(newest);
+    look(&client, &metrics, since, true).await;
 }
 
-async fn look(client: &Client, metrics: &Metrics, since: Timestamp, beside_us: bool) {
+/// Returns when anybody wrote last, as far as was seen.
+async fn look(client: &Client, metrics: &Metrics, since: Timestamp, beside_us: bool) -> Option<Timestamp> {
     let both = async {
         tokio::try_join!(
             sample::<EndpointSlice>(client, labels::SLICE_MANAGED_BY, labels::SLICE_CONTROLLER),
@@ -60,9 +64,13 @@ async fn look(client: &Client, metrics: &Metrics, since: Timestamp, beside_us: b
     let (slices, endpoints) = match tokio::time::timeout(PATIENCE, both).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
-            return tracing::debug!("cannot look for other writers: {}", failure::sentence(&error));
+            tracing::debug!("cannot look for other writers: {}", failure::sentence(&error));
+            return None;
         }
-        Err(_elapsed) => return tracing::debug!("cannot look for other writers: no answer in time"),
+        Err(_elapsed) => {
+            tracing::debug!("cannot look for other writers: no answer in time");
+            return None;
+        }
     };
     let mut writers = BTreeMap::new();
     sightings("EndpointSlice", "f:endpoints", &slices, since, &mut writers);
@@ -83,6 +91,10 @@ async fn look(client: &Client, metrics: &Metrics, since: Timestamp, beside_us: b
             );
         }
     }
+    let times =
+        slices.iter().map(|object| &object.metadata).chain(endpoints.iter().map(|object| &object.metadata));
+    let times = times.flat_map(|metadata| metadata.managed_fields.iter().flatten());
+    times.filter_map(|entry| Some(entry.time.as_ref()?.0)).max()
 }
 
 async fn sample<K>(client: &Client, label: &str, value: &str) -> kube::Result<Vec<PartialObjectMeta<K>>>
@@ -128,6 +140,10 @@ fn written<'a>(entry: &'a ManagedFieldsEntry, field: &str) -> Option<(&'a str, T
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use axum::{Router, extract::Request, response::IntoResponse as _};
+    use fairlead_daemon::metrics::Metrics as Exposition;
     use serde_json::{Value, json};
 
     use super::*;
@@ -161,6 +177,33 @@ mod tests {
             ),
         ];
         assert_eq!(seen(&objects), [("kube-controller-manager".to_owned(), "default/b".to_owned())]);
+    }
+
+    /// How many others are counted in the end, by an API server whose clock is far behind and where another writes the slices
+    /// at these seconds, the first before we start, the second before the second look.
+    async fn others_after(seconds: [u8; 2]) -> bool {
+        let look = Arc::new(AtomicU8::new(0));
+        let answer = async move |request: Request| {
+            let mut items = Vec::new();
+            if request.uri().path().ends_with("/endpointslices") {
+                let second = seconds[usize::from(look.fetch_add(1, Ordering::Relaxed))];
+                let fields = json!([entry("kube-controller-manager", second, &json!({"f:endpoints": {}}))]);
+                items.push(serde_json::to_value(slice("a", &fields)).unwrap());
+            }
+            let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+                              "metadata": {}, "items": items});
+            list.to_string().into_response()
+        };
+        let exposition = Exposition::new();
+        let metrics = Arc::new(Metrics::new(&exposition));
+        run(Client::new(Router::new().fallback(answer), "default"), metrics).await;
+        exposition.encode().unwrap().contains("fairlead_other_writers 1")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_beside_us_are_seen_whatever_our_clock_says() {
+        assert!(others_after([10, 20]).await);
+        assert!(!others_after([10, 10]).await);
     }
 
     #[test]

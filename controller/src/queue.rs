@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::{
     backoff,
+    contest::Contest,
     index::{Cause, Dirty},
     part::{self, Part},
     primary::Primary,
@@ -65,6 +66,14 @@ impl BatchPeriods {
     }
 }
 
+/// Whether what `part` writes was changed by another's hand.
+fn is_foreign(part: Part, cause: Cause) -> bool {
+    match part {
+        Part::Endpoints => matches!(cause, Cause::Endpoints | Cause::EndpointsGone),
+        Part::Slices | Part::Mirror => matches!(cause, Cause::Slice | Cause::SliceGone),
+    }
+}
+
 /// See the [module](self).
 pub struct Queue {
     parts: Parts,
@@ -87,6 +96,9 @@ struct Slot {
     /// When the oldest change came in that has not been dealt with.
     since: Option<Instant>,
     failures: u32,
+    /// Another's hand has changed something since the part was last taken, and nothing else has.
+    foreign: bool,
+    contest: Contest,
 }
 
 /// What the `Controller` needs of a queue.
@@ -104,6 +116,8 @@ pub struct Taken {
     pub parts: Parts,
     /// When the oldest change came in that made them due.
     pub since: Option<Instant>,
+    /// Those that are due for no other reason than that another's hand has changed what they write.
+    pub undone: Parts,
     /// How long each part waited once it was due.
     waited: [Option<Duration>; 3],
 }
@@ -151,8 +165,10 @@ impl Queue {
     pub fn mark(&self, dirty: Dirty, now: Instant) {
         let mut inner = self.inner.lock();
         for (key, cause) in dirty {
-            let delay =
-                |part: Part| if part.is_in(self.parts) { self.periods.delay(part, cause) } else { None };
+            let delay = |part: Part| {
+                let delay = self.periods.delay(part, cause).filter(|_| part.is_in(self.parts))?;
+                Some((delay, is_foreign(part, cause)))
+            };
             if inner.mark(&key, now, delay, &self.added) {
                 self.trigger(&key);
             }
@@ -172,7 +188,7 @@ impl Queue {
     /// Takes the parts of a key that are due.
     pub fn take(&self, key: &ServiceKey, now: Instant) -> Taken {
         let mut since: Option<Instant> = None;
-        let mut taken = Vec::new();
+        let (mut taken, mut undone) = (Vec::new(), Vec::new());
         let mut waited = [None; 3];
         if let Some(slots) = self.inner.lock().keys.get_mut(key) {
             for (part, slot) in Part::ALL.into_iter().zip(slots) {
@@ -181,10 +197,27 @@ impl Queue {
                     let oldest = slot.since.take();
                     since = since.into_iter().chain(oldest).min();
                     taken.push(part);
+                    undone.extend(std::mem::take(&mut slot.foreign).then_some(part));
                 }
             }
         }
-        Taken { parts: part::set(taken), since, waited }
+        Taken { parts: part::set(taken), since, undone: part::set(undone), waited }
+    }
+
+    /// What another's hand had changed is going to be written again. Returns whether the next time will have to wait, and this
+    /// one did not.
+    pub fn undo(&self, key: &ServiceKey, part: Part, now: Instant) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(slots) = inner.keys.get_mut(key) else { return false };
+        let contest = &mut slots[part.index()].contest;
+        let was_on = contest.is_on(now);
+        contest.repaired(now);
+        contest.is_on(now) && !was_on
+    }
+
+    /// Of how many Services another's hand keeps changing what is written, by part.
+    pub fn contested(&self, now: Instant) -> [usize; 3] {
+        self.count(|slot| slot.contest.is_on(now))
     }
 
     /// A part was dealt with.
@@ -200,6 +233,7 @@ impl Queue {
         let slots = inner.slots(key);
         let slot = &mut slots[part.index()];
         slot.failures = slot.failures.saturating_add(1);
+        slot.foreign = false;
         let retry = now + backoff::delay(slot.failures).max(at_least.unwrap_or_default());
         slot.due = Some(slot.due.map_or(retry, |due| due.min(retry)));
         slot.since = slot.since.or(Some(now));
@@ -277,19 +311,21 @@ impl Inner {
         }
     }
 
-    /// Returns whether the key is due earlier than before.
+    /// Returns whether the key is due earlier than before. `delay` says how long a part may wait, and whether for another's
+    /// change.
     fn mark(
         &mut self,
         key: &ServiceKey,
         now: Instant,
-        delay: impl Fn(Part) -> Option<Duration>,
+        delay: impl Fn(Part) -> Option<(Duration, bool)>,
         added: &[AtomicU64; 3],
     ) -> bool {
         let mut earlier = false;
         for part in Part::ALL {
-            let Some(delay) = delay(part) else { continue };
+            let Some((delay, foreign)) = delay(part) else { continue };
             let slot = &mut self.slots(key)[part.index()];
-            let due = now + delay;
+            let due = now + if foreign { delay.max(slot.contest.delay(now)) } else { delay };
+            slot.foreign = foreign && (slot.foreign || slot.due.is_none());
             slot.since = slot.since.or(Some(now));
             if slot.due.is_none() {
                 added[part.index()].fetch_add(1, Ordering::Relaxed);
@@ -304,133 +340,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALL: Parts = Parts { endpoints: true, slices: true, mirror: true };
-
-    fn queue(periods: BatchPeriods) -> (Queue, Outlet) {
-        Queue::new(ALL, periods)
-    }
-
-    fn key() -> ServiceKey {
-        ServiceKey::new("default", "web")
-    }
-
-    fn mark(queue: &Queue, cause: Cause, now: Instant) {
-        queue.mark(Dirty::one(key(), cause), now);
-    }
-
-    fn triggered(outlet: &mut Outlet) -> usize {
-        let mut count = 0;
-        while outlet.triggers.try_recv().is_ok() {
-            count += 1;
-        }
-        count
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn changes_concern_only_their_parts() {
-        let (queue, _outlet) = queue(BatchPeriods::default());
-        let now = Instant::now();
-        mark(&queue, Cause::Pod, now);
-        assert_eq!(queue.take(&key(), now).parts, Parts { endpoints: true, slices: true, mirror: false });
-        mark(&queue, Cause::Node, now);
-        assert_eq!(queue.take(&key(), now).parts, Parts { endpoints: false, slices: true, mirror: false });
-        mark(&queue, Cause::Service, now);
-        assert_eq!(queue.take(&key(), now).parts, ALL);
-        assert!(queue.take(&key(), now).is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn batch_window_is_opened_by_the_first_change_and_not_extended() {
-        let (queue, _outlet) =
-            queue(BatchPeriods { slices: Duration::from_secs(3), ..BatchPeriods::default() });
-        let start = Instant::now();
-        mark(&queue, Cause::Node, start);
-        mark(&queue, Cause::Node, start + Duration::from_secs(2));
-        assert!(queue.take(&key(), start + Duration::from_secs(2)).is_empty());
-        assert_eq!(queue.next(&key(), start + Duration::from_secs(2)), Some(Duration::from_secs(1)));
-        let taken = queue.take(&key(), start + Duration::from_secs(3));
-        assert!(taken.parts.slices);
-        assert_eq!(taken.since, Some(start));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn service_event_ends_a_batch_window() {
-        let (queue, mut outlet) =
-            queue(BatchPeriods { slices: Duration::from_secs(3), ..BatchPeriods::default() });
-        let now = Instant::now();
-        mark(&queue, Cause::Node, now);
-        mark(&queue, Cause::Service, now);
-        assert!(queue.take(&key(), now).parts.slices);
-        assert_eq!(triggered(&mut outlet), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failed_part_backs_off_alone_and_success_clears_it() {
-        let (queue, _outlet) = queue(BatchPeriods::default());
-        let now = Instant::now();
-        mark(&queue, Cause::Pod, now);
-        queue.take(&key(), now);
-        queue.succeeded(&key(), Part::Slices);
-        assert_eq!(queue.failed(&key(), Part::Endpoints, None, now), 1);
-        assert_eq!(queue.next(&key(), now), Some(Duration::from_millis(5)));
-        let later = now + Duration::from_millis(5);
-        assert_eq!(queue.take(&key(), later).parts, part::set([Part::Endpoints]));
-        assert_eq!(queue.failed(&key(), Part::Endpoints, None, later), 2);
-        assert_eq!(queue.next(&key(), later), Some(Duration::from_secs(1)));
-        queue.take(&key(), later + Duration::from_secs(1));
-        queue.succeeded(&key(), Part::Endpoints);
-        assert_eq!(queue.failures(&key(), Part::Endpoints), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn change_during_backoff_is_tried_at_once() {
-        let (queue, _outlet) = queue(BatchPeriods::default());
-        let now = Instant::now();
-        for _ in 0..5 {
-            queue.failed(&key(), Part::Slices, None, now);
-            queue.take(&key(), now + Duration::from_mins(5));
-        }
-        queue.failed(&key(), Part::Slices, None, now);
-        assert!(queue.next(&key(), now) > Some(Duration::from_secs(10)));
-        mark(&queue, Cause::Pod, now);
-        assert!(queue.take(&key(), now).parts.slices);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn server_that_asks_for_patience_gets_it() {
-        let (queue, _outlet) = queue(BatchPeriods::default());
-        let now = Instant::now();
-        queue.failed(&key(), Part::Slices, Some(Duration::from_secs(7)), now);
-        assert_eq!(queue.next(&key(), now), Some(Duration::from_secs(7)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn key_is_in_the_store_for_as_long_as_there_is_work() {
-        let (queue, outlet) = queue(BatchPeriods::default());
-        let now = Instant::now();
-        mark(&queue, Cause::Service, now);
-        queue.open();
-        assert!(
-            outlet.store.get(&Primary::reference(&key())).is_some(),
-            "marked before the queue was opened"
-        );
-        assert!(!queue.retire(&key()), "it is due");
-        queue.take(&key(), now);
-        assert!(queue.retire(&key()));
-        assert!(outlet.store.is_empty());
-        mark(&queue, Cause::Service, now);
-        assert!(outlet.store.get(&Primary::reference(&key())).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn parts_that_are_switched_off_are_never_due() {
-        let (queue, mut outlet) = Queue::new(part::set([Part::Mirror]), BatchPeriods::default());
-        let now = Instant::now();
-        mark(&queue, Cause::Pod, now);
-        assert!(queue.take(&key(), now).is_empty());
-        assert_eq!(triggered(&mut outlet), 0);
-    }
-}
+mod tests;

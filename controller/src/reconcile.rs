@@ -177,6 +177,7 @@ impl Context {
         let mut plan = self.plan(key, &snapshot, taken.parts, triggers);
         self.remember(key, std::mem::take(&mut plan.topology), &snapshot);
         self.note(key, taken.parts, &plan.notes, &snapshot);
+        self.undo(key, taken.undone, &plan);
         let failures = self.execute(key, taken.parts, plan, &snapshot).await;
         self.give_back(key, triggers, &failures);
         failures
@@ -242,6 +243,23 @@ impl Context {
     fn remember(&self, key: &ServiceKey, remembered: Remembered, snapshot: &Snapshot) {
         if !remembered.is_empty() || snapshot.remembered.is_some() {
             self.index.lock().remember(key, remembered);
+        }
+    }
+
+    /// Takes notice of what is only written because another's hand has changed it.
+    fn undo(&self, key: &ServiceKey, undone: Parts, plan: &Plan) {
+        let writes = |part: Part| match part {
+            Part::Endpoints => plan.endpoints != EndpointsPlan::Keep,
+            Part::Slices => !plan.slices.is_empty(),
+            Part::Mirror => !plan.mirror.is_empty(),
+        };
+        for part in Part::ALL.into_iter().filter(|part| part.is_in(undone) && writes(*part)) {
+            if self.queue.undo(key, part, Instant::now()) {
+                tracing::warn!(
+                    service = %key, %part,
+                    "something else keeps changing what is written here; it will be written again less and less often"
+                );
+            }
         }
     }
 

@@ -25,13 +25,16 @@ use crate::{
     execute::Writer,
     flags::{Flags, Settings},
     index::{Index, Kind},
-    leadership::lease::{Change, Lease, Remote},
+    leadership::{
+        Leadership,
+        lease::{Change, Lease, Remote},
+    },
     metrics::Metrics,
     preflight,
     primary::Primary,
     queue::{Outlet, Queue},
     reconcile::{Context, after_failure, reconcile},
-    rights::Rights,
+    rights::{self, Rights},
     shadow::Shadow,
     watches::{self, Watches},
 };
@@ -63,6 +66,7 @@ struct Daemon {
     outlet: Outlet,
     publisher: Publisher,
     identity: String,
+    rights: Arc<Rights>,
 }
 
 impl Daemon {
@@ -90,17 +94,24 @@ impl Daemon {
         let queue = Arc::new(queue);
         metrics.observe(&exposition, Arc::clone(&index), Arc::clone(&queue), readiness.clone());
         let (events, publisher) = Events::new(Arc::clone(&metrics));
+        let rights = Arc::new(Rights::new(readiness.gate("rights")));
+        let write = match settings.lease {
+            Some(times) => clients.prompt(times.write())?,
+            None => clients.write.clone(),
+        };
+        let leadership = Arc::<Leadership>::default();
         let writer = Writer::new(
-            clients.write.clone(),
+            write,
+            Arc::clone(&leadership),
             flags.client.throttle(),
             Arc::clone(&index),
             Arc::clone(&metrics),
-            Rights::new(readiness.gate("rights")),
+            Arc::clone(&rights),
         );
         let context = Context {
             index,
             queue,
-            leadership: Arc::default(),
+            leadership,
             writer,
             events,
             metrics,
@@ -111,12 +122,34 @@ impl Daemon {
         };
         let context = Arc::new(context);
         let lease = lease.transpose()?;
-        Ok(Self { settings, clients, lease, exposition, readiness, context, outlet, publisher, identity })
+        Ok(Self {
+            settings,
+            clients,
+            lease,
+            exposition,
+            readiness,
+            context,
+            outlet,
+            publisher,
+            identity,
+            rights,
+        })
     }
 
     async fn run(self, admin: Admin, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-        let Self { settings, clients, lease, exposition, readiness, context, outlet, publisher, identity } =
-            self;
+        let review = self.review();
+        let Self {
+            settings,
+            clients,
+            lease,
+            exposition,
+            readiness,
+            context,
+            outlet,
+            publisher,
+            identity,
+            rights: _,
+        } = self;
         // The HTTP server goes last: it tells how the end is getting on.
         let http_end = CancellationToken::new();
         let mut routes = admin::health_routes(readiness.clone()).merge(admin::metrics_routes(exposition));
@@ -154,6 +187,7 @@ impl Daemon {
         stop.cancel();
         watching.abort();
         preflight.abort();
+        review.abort();
         if !context.queue.is_open() {
             // kube-runtime's Controller does not end before its Store is ready.
             working.abort();
@@ -179,6 +213,13 @@ impl Daemon {
                 anyhow::bail!("{task} ended unexpectedly; this is a defect, please report it with the log")
             }
         }
+    }
+
+    /// Asks whether we may do what we will have to do.
+    fn review(&self) -> JoinHandle<()> {
+        let lease = self.lease.as_ref().map(|(lease, _)| (&*lease.namespace, &*lease.name));
+        let needed = rights::needed(self.settings.parts, self.context.shadow.is_none(), lease);
+        tokio::spawn(rights::review::run(self.clients.write.clone(), Arc::clone(&self.rights), needed))
     }
 }
 
@@ -218,6 +259,7 @@ fn lead(
         context.metrics.led(&name, false);
     }
     let report = move |change| match change {
+        Change::Held(until) => context.leadership.hold(until),
         Change::Won => won(&context, &name),
         Change::Lost => lost(&context, &name),
     };

@@ -1,23 +1,47 @@
 //! Clients of the API server, from flags.
 //!
 //! Invariants: nothing here talks to the network; a client that comes out of here may still find the server unreachable,
-//! which is for its users to survive. No client retries by itself: whoever asks knows better when to ask again.
+//! which is for its users to survive. No client retries by itself: whoever asks knows better when to ask again. A connection
+//! whose other end has vanished is given up within half a minute, also when nothing is to be sent: a watch on it would be
+//! silent for ever.
 
 use std::{path::PathBuf, time::Duration};
 
-use axum::http::{HeaderValue, Uri, header::USER_AGENT};
+use axum::{
+    BoxError,
+    http::{HeaderValue, Request, Response, Uri, header::USER_AGENT},
+};
 use clap::Args;
+use hyper::body::Incoming;
+use hyper_timeout::TimeoutConnector;
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use kube::{
     Client, Config,
-    client::ClientBuilder,
+    client::{Body, ClientBuilder, ConfigExt as _},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::Serialize;
+use tower::{
+    Layer as _, ServiceExt as _,
+    util::{BoxCloneSyncService, option_layer},
+};
 
 use crate::{failure, pace::PaceLayer, throttle::Throttle};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the server may leave unacknowledged what was sent, before the connection is given up.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// How long the kernel may need to get a packet through that was lost once.
+const PACKET_LOST: Duration = Duration::from_secs(1);
+/// How long a connection is silent before the kernel asks whether the other end is still there.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How often it asks then, until [`UNACKNOWLEDGED`] has passed.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Set by the kubelet in every container.
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
@@ -104,8 +128,9 @@ impl ClientFlags {
         if let Ok(agent) = HeaderValue::from_str(agent) {
             config.headers.push((USER_AGENT, agent));
         }
-        let read = paced(config.clone())?;
-        let write = client(config.clone())?;
+        // A watch that the server closes again and again is not to be resumed in a busy loop.
+        let read = connect(config.clone(), UNACKNOWLEDGED)?.with_layer(&PaceLayer).build();
+        let write = connect(config.clone(), UNACKNOWLEDGED)?.build();
         Ok(Clients { config, read, write })
     }
 
@@ -145,21 +170,46 @@ impl Clients {
         config.read_timeout = Some(timeout);
         // Else the time that a pooled connection sat idle would count, too.
         config.reset_reader_on_write = true;
-        client(config)
+        Ok(connect(config, timeout)?.build())
+    }
+
+    /// A client for writes that may not arrive late: what the server has not acknowledged within `time` is dropped, by the
+    /// kernel too, even when the network comes back later. Less than a second is a second: a lost packet takes that long.
+    pub fn prompt(&self, time: Duration) -> Result<Client, ClientError> {
+        Ok(connect(self.config.clone(), time.clamp(PACKET_LOST, UNACKNOWLEDGED))?.build())
     }
 }
 
-fn client(config: Config) -> Result<Client, ClientError> {
+type Stack = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
+
+fn connect(config: Config, unacknowledged: Duration) -> Result<ClientBuilder<Stack>, ClientError> {
     let server = config.cluster_url.to_string();
-    let builder = ClientBuilder::try_from(config).map_err(|error| unusable(server, &error))?;
-    Ok(builder.build())
+    stack(&config, unacknowledged)
+        .map(|stack| ClientBuilder::new(stack, config.default_namespace))
+        .map_err(|error| unusable(server, &error))
 }
 
-/// A client that does not resume watches in a busy loop.
-fn paced(config: Config) -> Result<Client, ClientError> {
-    let server = config.cluster_url.to_string();
-    let builder = ClientBuilder::try_from(config).map_err(|error| unusable(server, &error))?;
-    Ok(builder.with_layer(&PaceLayer).build())
+/// What kube makes of a configuration, on sockets of our own.
+fn stack(config: &Config, unacknowledged: Duration) -> kube::Result<Stack> {
+    if let Some(proxy_url) = config.proxy_url.clone().map(Box::new) {
+        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url });
+    }
+    let mut sockets = HttpConnector::new();
+    sockets.enforce_http(false);
+    sockets.set_nodelay(true);
+    sockets.set_tcp_user_timeout(Some(unacknowledged));
+    sockets.set_keepalive(Some(SILENCE));
+    sockets.set_keepalive_interval(Some(AGAIN));
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(sockets)?);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_read_timeout(config.read_timeout);
+    connector.set_write_timeout(config.write_timeout);
+    connector.set_reset_reader_on_write(config.reset_reader_on_write);
+    let client: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let headers = config.extra_headers_layer()?.layer(client.map_err(BoxError::from));
+    let authenticated = option_layer(config.auth_layer()?).layer(headers);
+    let service = config.base_uri_layer().layer(authenticated);
+    Ok(BoxCloneSyncService::new(service))
 }
 
 fn unusable(server: String, error: &kube::Error) -> ClientError {

@@ -7,7 +7,8 @@
 //!  signals ─> shutdown token ──> everything above
 //! ```
 //!
-//! `fairlead-controller` and `fairlead-programmer` depend on this crate; it depends on nothing of ours.
+//! `fairlead-controller` and `fairlead-programmer` depend on this crate, and the cli for [`failure`]; it depends on nothing of
+//! ours.
 //!
 //! Invariants: nothing here decides what Kubernetes means, no error ends in a busy loop or a panic, and every error that a
 //! human may have to act on is one line that says what failed, where, and what to do.

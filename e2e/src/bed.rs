@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    control_plane::{BASE_CONTROLLERS, ControlPlane},
+    control_plane::{BASE_CONTROLLERS, ControlPlane, Setup},
     examples,
     kubernetes::Kubernetes,
     netns::Netns,
@@ -38,7 +38,7 @@ use crate::{
     wait,
 };
 
-pub use client::Client;
+pub use client::{Client, Connection};
 pub use tracing::Agreement;
 use tracing::Tracer;
 
@@ -62,6 +62,8 @@ pub struct Options {
     pub variant: Variant,
     /// Whether etcd holds objects as JSON, for people to read, and not as protocol buffers.
     pub readable_storage: bool,
+    /// Whether the API server notes who writes Endpoints, slices and leases.
+    pub audited: bool,
 }
 
 impl Options {
@@ -76,6 +78,7 @@ impl Options {
             programmer: Make::from_env("FAIRLEAD_PROGRAMMER")?,
             variant: Variant::from_env()?,
             readable_storage: false,
+            audited: false,
         })
     }
 }
@@ -133,15 +136,14 @@ impl Bed {
         let plan: Vec<Node> = (1..=options.nodes).map(Node::new).collect();
         let network = Network::build(&record, &plan).context("building the network")?;
         let json = if options.readable_storage { "json" } else { "vnd.kubernetes.protobuf" };
-        let control_plane = ControlPlane::start_storing(
-            &record,
-            &network.control_plane,
-            &tools,
-            options.families,
-            &options.controllers,
-            &format!("application/{json}"),
-        )
-        .context("starting the control plane")?;
+        let setup = Setup {
+            families: options.families,
+            controllers: &options.controllers,
+            media_type: &format!("application/{json}"),
+            audited: options.audited,
+        };
+        let control_plane = ControlPlane::start_as(&record, &network.control_plane, &tools, &setup)
+            .context("starting the control plane")?;
         let bed = Self {
             options,
             controller: None,
@@ -241,8 +243,23 @@ impl Bed {
         args: &[String],
         env: &[(&str, String)],
     ) -> Result<Process> {
-        let namespace = self.netns(from)?;
+        let namespace = self.namespace(from)?;
         Process::start(&self.record, namespace, &Start { name, program, args, env })
+    }
+
+    /// The control plane.
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    /// Kills the API server, as a crash would; then it is down.
+    pub fn kill_api_server(&mut self) -> Result<()> {
+        self.control_plane.kill_api_server()
+    }
+
+    /// Starts the API server again, with `extra` flags until the next time, and waits until it is ready.
+    pub fn restart_api_server(&mut self, extra: &[&str]) -> Result<()> {
+        self.control_plane.restart_api_server(&self.record, extra)
     }
 
     /// Client of the API server, with all rights.
@@ -262,7 +279,7 @@ impl Bed {
         for proxy in processes::PROXIES {
             command.env_remove(proxy);
         }
-        self.netns(from)?.output(&mut command)
+        self.namespace(from)?.output(&mut command)
     }
 
     /// Writes the addresses of a load balancer into a Service's status.
@@ -288,6 +305,11 @@ impl Bed {
         self.record.dir()
     }
 
+    /// Where a program's output goes.
+    pub fn log(&self, program: &str) -> PathBuf {
+        self.record.log(program)
+    }
+
     /// The genuine programs.
     pub fn tools(&self) -> &Tools {
         &self.tools
@@ -303,8 +325,8 @@ impl Bed {
         self.network.nodes.get(usize::from(number) - 1).with_context(|| format!("no node {number}"))
     }
 
-    /// Where a client is.
-    fn netns(&self, from: From<'_>) -> Result<&Netns> {
+    /// The namespace that a client is in.
+    pub fn namespace(&self, from: From<'_>) -> Result<&Arc<Netns>> {
         Ok(match from {
             From::Pod(name) => &self.pod(name)?.netns,
             From::Node(number) => self.node_netns(number)?,
@@ -379,6 +401,7 @@ impl Bed {
                 node.output(Command::new("conntrack").args(["-F", "-f", family]))?;
             }
         }
+        self.tracer.forget();
         Ok(())
     }
 

@@ -36,6 +36,11 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "Event", "events", true),
     ("v1", "ConfigMap", "configmaps", true),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
+    ("v1", "ServiceAccount", "serviceaccounts", true),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", false),
+    ("rbac.authorization.k8s.io/v1", "Role", "roles", true),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", true),
     ("coordination.k8s.io/v1", "Lease", "leases", true),
     ("apps/v1", "Deployment", "deployments", true),
 ];
@@ -195,6 +200,14 @@ impl Kubernetes {
                 other => other.map(drop).with_context(|| format!("deleting {target}")),
             }
         })
+    }
+
+    /// Sends an object that is not kept but answered, such as a review, and returns the answer.
+    pub fn ask(&self, path: &str, question: &Value) -> Result<Value> {
+        let request = http::Request::post(path).header("content-type", "application/json");
+        let request = request.body(serde_json::to_vec(question)?)?;
+        let what = format!("asking {path}");
+        self.run(move |client| async move { client.request(request).await.with_context(|| what) })
     }
 
     /// Fails until the API server says that it is ready.

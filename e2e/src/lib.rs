@@ -7,12 +7,16 @@
 //! of the machine: no route leaves the namespaces, no rule is loaded outside them, and they vanish with the process
 //! that made them, however it ends ([`record`] says how).
 
+pub mod audit;
 pub mod bed;
+pub mod churn;
 pub mod control_plane;
 pub mod differential;
 pub mod examples;
+pub mod expected;
 pub mod fairness;
 pub mod kubernetes;
+pub mod load;
 pub mod netns;
 pub mod network;
 pub mod pki;
@@ -22,7 +26,9 @@ pub mod probe;
 pub mod processes;
 pub mod programs;
 pub mod record;
+pub mod replica;
 pub mod servers;
+pub mod service_accounts;
 pub mod suite;
 pub mod tools;
 pub mod wait;

@@ -23,6 +23,14 @@ pub struct Identity {
     group: Option<&'static str>,
 }
 
+impl Identity {
+    /// A ServiceAccount in the namespace `kube-system`: it has no certificate but a token of the API server's
+    /// ([`crate::service_accounts`]).
+    pub const fn service_account(name: &'static str) -> Self {
+        Self { file: name, user: "", group: None }
+    }
+}
+
 /// May do everything.
 pub const ADMIN: Identity = Identity { file: "admin", user: "admin", group: Some("system:masters") };
 /// As kube-controller-manager runs in a real cluster.
@@ -31,6 +39,13 @@ pub const CONTROLLER_MANAGER: Identity =
 /// As kube-proxy runs in a real cluster: the built-in ClusterRole `system:node-proxier`, nothing else.
 pub const PROXY: Identity = Identity { file: "kube-proxy", user: "system:kube-proxy", group: None };
 
+/// The ServiceAccount of `manifests/rbac/controller.yaml`.
+pub const CONTROLLER: Identity = Identity::service_account("fairlead-controller");
+/// The ServiceAccount of `manifests/rbac/controller-shadow.yaml`.
+pub const CONTROLLER_SHADOW: Identity = Identity::service_account("fairlead-controller-shadow");
+/// The ServiceAccount of `manifests/rbac/programmer.yaml`.
+pub const PROGRAMMER: Identity = Identity::service_account("fairlead-programmer");
+
 /// May do nothing but what everybody may.
 pub const NOBODY: Identity = Identity { file: "nobody", user: "nobody", group: None };
 
@@ -38,6 +53,8 @@ pub const NOBODY: Identity = Identity { file: "nobody", user: "nobody", group: N
 #[derive(Debug)]
 pub struct Pki {
     dir: PathBuf,
+    url: String,
+    authority: String,
 }
 
 impl Pki {
@@ -52,8 +69,8 @@ impl Pki {
         let key = KeyPair::generate()?;
         let authority = params.self_signed(&key)?.pem();
         let issuer = Issuer::new(params, key);
-        let pki = Self { dir: dir.to_owned() };
-        fs::write(pki.path("ca.crt"), &authority)?;
+        let pki = Self { dir: dir.to_owned(), url: format!("https://{server}:6443"), authority };
+        fs::write(pki.path("ca.crt"), &pki.authority)?;
         let tokens = KeyPair::generate()?;
         fs::write(pki.path("service-accounts.key"), tokens.serialize_pem())?;
         fs::write(pki.path("service-accounts.pub"), tokens.public_key_pem())?;
@@ -67,11 +84,11 @@ impl Pki {
         fs::write(pki.path("apiserver.crt"), certificate)?;
         fs::write(pki.path("apiserver.key"), key)?;
 
-        let url = format!("https://{server}:6443");
         for identity in [ADMIN, CONTROLLER_MANAGER, PROXY, NOBODY] {
             let (certificate, key) = signed(&issuer, named(identity.user, identity.group), Vec::new())?;
-            let config = kubeconfig(&url, &authority, &certificate, &key);
-            fs::write(pki.kubeconfig(identity), serde_json::to_string_pretty(&config)?)?;
+            let user =
+                json!({"client-certificate-data": base64(&certificate), "client-key-data": base64(&key)});
+            pki.write_kubeconfig(identity.file, &user)?;
         }
         Ok(pki)
     }
@@ -81,9 +98,30 @@ impl Pki {
         self.dir.join(name)
     }
 
+    /// Writes the kubeconfig of somebody with a token; returns its path.
+    pub fn add_token(&self, file: &str, token: &str) -> Result<PathBuf> {
+        self.write_kubeconfig(file, &json!({"token": token}))
+    }
+
     /// An identity's kubeconfig.
     pub fn kubeconfig(&self, identity: Identity) -> PathBuf {
         self.path(&format!("{}.kubeconfig", identity.file))
+    }
+
+    /// JSON is YAML, so every reader of kubeconfigs takes it.
+    fn write_kubeconfig(&self, file: &str, user: &Value) -> Result<PathBuf> {
+        let cluster = json!({"server": self.url, "certificate-authority-data": base64(&self.authority)});
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "bed", "cluster": cluster}],
+            "users": [{"name": "bed", "user": user}],
+            "contexts": [{"name": "bed", "context": {"cluster": "bed", "user": "bed"}}],
+            "current-context": "bed",
+        });
+        let path = self.path(&format!("{file}.kubeconfig"));
+        fs::write(&path, serde_json::to_string_pretty(&config)?)?;
+        Ok(path)
     }
 }
 
@@ -112,15 +150,6 @@ fn signed(
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// JSON is YAML, so every reader of kubeconfigs takes it.
-fn kubeconfig(url: &str, authority: &str, certificate: &str, key: &str) -> Value {
-    let base64 = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
-    json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "bed", "cluster": {"server": url, "certificate-authority-data": base64(authority)}}],
-        "users": [{"name": "bed", "user": {"client-certificate-data": base64(certificate), "client-key-data": base64(key)}}],
-        "contexts": [{"name": "bed", "context": {"cluster": "bed", "user": "bed"}}],
-        "current-context": "bed",
-    })
+fn base64(text: &str) -> String {
+    data_encoding::BASE64.encode(text.as_bytes())
 }

@@ -8,7 +8,7 @@ use std::{
     fmt,
     io::{self, BufRead, BufReader, ErrorKind, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
@@ -69,11 +69,31 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// The time in which something was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Not before this.
+    pub from: Instant,
+    /// Not after this.
+    pub until: Instant,
+}
+
+impl Span {
+    /// Does a job and takes the time.
+    pub fn of<T>(job: impl FnOnce() -> T) -> (T, Self) {
+        let from = Instant::now();
+        let result = job();
+        (result, Self { from, until: Instant::now() })
+    }
+}
+
 /// What became of many requests.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Each outcome, in order.
     pub outcomes: Vec<Outcome>,
+    /// When each was asked for.
+    pub(crate) spans: Vec<Span>,
 }
 
 impl Tally {
@@ -172,19 +192,32 @@ impl<'a> Client<'a> {
             let mut tally = Tally::default();
             let mut silent = 0;
             while tally.outcomes.len() < count && silent < ENOUGH_SILENCE {
-                let outcome = ask(protocol, target, 0);
+                let (outcome, span) = Span::of(|| ask(protocol, target, 0));
                 silent = if outcome == Outcome::TimedOut { silent + 1 } else { 0 };
                 tally.outcomes.push(outcome);
+                tally.spans.push(span);
             }
             tally
         })
     }
 
-    /// Opens a connection that stays open.
-    pub fn connect(&self, target: SocketAddr) -> Result<Connection> {
-        let stream = self.namespace.run(|| TcpStream::connect_timeout(&target, PATIENCE))??;
+    /// One request to each target.
+    pub fn ask_each(&self, protocol: Protocol, targets: &[SocketAddr]) -> Result<Tally> {
+        self.namespace.run(|| {
+            let asked = targets.iter().map(|target| Span::of(|| ask(protocol, *target, 0)));
+            let (outcomes, spans) = asked.unzip();
+            Tally { outcomes, spans }
+        })
+    }
+
+    /// Opens a connection that stays open; or says what came instead.
+    pub fn connect(&self, target: SocketAddr) -> Result<std::result::Result<Connection, Outcome>> {
+        let stream = match self.namespace.run(|| TcpStream::connect_timeout(&target, PATIENCE))? {
+            Ok(stream) => stream,
+            Err(error) => return Ok(Err(outcome(Err(error)))),
+        };
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Connection { reader: BufReader::new(stream) })
+        Ok(Ok(Connection { reader: BufReader::new(stream) }))
     }
 }
 
@@ -195,6 +228,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The client's end.
+    pub fn local(&self) -> Result<SocketAddr> {
+        Ok(self.reader.get_ref().local_addr()?)
+    }
+
     /// Asks the server at the other end who it is.
     pub fn ask(&mut self) -> Outcome {
         outcome(self.exchange())
@@ -226,10 +264,19 @@ fn ask_udp(target: SocketAddr, port: u16) -> io::Result<String> {
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(target)?;
+    exchange(&socket)
+}
+
+fn exchange(socket: &UdpSocket) -> io::Result<String> {
     socket.send(b"who\n")?;
     let mut buffer = [0; 256];
     let length = socket.recv(&mut buffer)?;
     Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
+}
+
+/// One datagram over a connected socket.
+pub(crate) fn ask_over(socket: &UdpSocket) -> Outcome {
+    outcome(exchange(socket))
 }
 
 fn outcome(result: io::Result<String>) -> Outcome {

@@ -99,6 +99,16 @@ impl Process {
         Ok(())
     }
 
+    /// Stops it in its tracks (SIGSTOP): it keeps its memory and its connections and does nothing, as on a frozen machine.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Process::pause`].
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Waits for it to end by itself.
     pub fn exit(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let what = format!("{} to end", self.name);

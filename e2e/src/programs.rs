@@ -133,7 +133,8 @@ impl Controller {
             )?;
             return Ok(Self { process, make });
         }
-        let mut args = flags(&[("kubeconfig", place.pki.kubeconfig(pki::ADMIN).display().to_string())]);
+        let identity = if extra.contains(&"--shadow") { pki::CONTROLLER_SHADOW } else { pki::CONTROLLER };
+        let mut args = flags(&[("kubeconfig", place.pki.kubeconfig(identity).display().to_string())]);
         args.extend(extra.iter().map(|flag| (*flag).to_owned()));
         let program = tools::own_program("fairlead-controller")?;
         let start = Start { name: "fairlead-controller", program: &program, args: &args, env: &[] };
@@ -213,8 +214,9 @@ fn machine(place: Place<'_>, node: &str) -> Result<[(&'static str, String); 2]> 
 }
 
 fn programmer(place: Place<'_>, make: Make) -> Result<(PathBuf, Vec<String>)> {
+    let identity = if make == Make::Ours { pki::PROGRAMMER } else { pki::PROXY };
     let mut args = flags(&[
-        ("kubeconfig", place.pki.kubeconfig(pki::PROXY).display().to_string()),
+        ("kubeconfig", place.pki.kubeconfig(identity).display().to_string()),
         ("cluster-cidr", plan::cluster_networks(place.families).into()),
         // The conntrack limits are those of the whole machine, and not changed from a bed.
         ("conntrack-max-per-core", "0".into()),

@@ -51,6 +51,37 @@ pub fn run_on(
     prepare: fn(&mut Bed) -> Result<()>,
     cases: &[Case],
 ) -> ExitCode {
+    run_comparing(options, prepare, cases, Packets::Any)
+}
+
+/// As [`run`], for a suite about packets: it fails if not one of them was held against the tracer.
+pub fn run_traced(prepare: fn(&mut Bed) -> Result<()>, cases: &[Case]) -> ExitCode {
+    run_traced_on(Options::from_env, prepare, cases)
+}
+
+/// As [`run_traced`], on a bed made to these options.
+pub fn run_traced_on(
+    options: impl FnOnce() -> Result<Options>,
+    prepare: fn(&mut Bed) -> Result<()>,
+    cases: &[Case],
+) -> ExitCode {
+    run_comparing(options, prepare, cases, Packets::Traced)
+}
+
+/// What a suite sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packets {
+    Any,
+    /// Some that meet rules, in a run of all its cases.
+    Traced,
+}
+
+fn run_comparing(
+    options: impl FnOnce() -> Result<Options>,
+    prepare: fn(&mut Bed) -> Result<()>,
+    cases: &[Case],
+    packets: Packets,
+) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let chosen: Vec<&Case> = cases.iter().filter(|case| asked_for(&args, case.name)).collect();
     if args.iter().any(|arg| arg == "--list") {
@@ -86,15 +117,22 @@ pub fn run_on(
         return ExitCode::FAILURE;
     }
     let failed = chosen.iter().filter(|case| !passes(&mut bed, case)).count();
-    println!("{}", bed.agreement());
+    let agreement = bed.agreement();
+    println!("{agreement}");
     drop(bed);
-    let result = if failed == 0 { "ok" } else { "FAILED" };
+    let all = packets == Packets::Traced && chosen.len() == cases.len();
+    let uncompared = all && agreement.requests == 0;
+    if uncompared {
+        println!("not one packet was held against the tracer");
+    }
+    let good = failed == 0 && !uncompared;
+    let result = if good { "ok" } else { "FAILED" };
     let passed = chosen.len() - failed;
     println!(
         "\ntest result: {result}. {passed} passed; {failed} failed; finished in {:.1?}\n",
         began.elapsed()
     );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What keeps suites from running here, if anything: then the exit code of the suite.

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use fairlead_e2e::{
     Bed, From, Options, Outcome, PodSpec, Port, Protocol, cases, plan, plan::Families, suite,
 };
@@ -112,13 +112,14 @@ fn readiness_is_written_to_the_object_when_flipped(bed: &mut Bed) -> Result<()> 
 fn deleted_pods_are_gone_from_the_api_and_from_the_network(bed: &mut Bed) -> Result<()> {
     two_pods(bed)?;
     let target = at(bed, "two", 8080)?;
-    let mut open = bed.client(From::Pod("one"))?.connect(target)?;
-    open.ask().answer()?;
+    let mut open =
+        bed.client(From::Pod("one"))?.connect(target)?.map_err(|end| anyhow!("no connection: {end}"))?;
+    open.ask()?.answer()?;
     bed.terminate_pod("two")?;
     let object: Value =
         bed.kubernetes().get("Pod", "default", "two")?.context("a terminating Pod is still there")?;
     assert!(object["metadata"]["deletionTimestamp"].is_string());
-    open.ask().answer().context("a terminating Pod still answers")?;
+    open.ask()?.answer().context("a terminating Pod still answers")?;
     bed.delete_pod("two")?;
     assert_eq!(bed.kubernetes().get::<Value>("Pod", "default", "two")?, None);
     let gone = bed.client(From::Pod("one"))?.ask(Protocol::Tcp, target)?;

@@ -154,7 +154,7 @@ fn a_standby_takes_over_when_the_leader_is_killed(bed: &mut Bed) -> Result<()> {
 
 fn replica(bed: &Bed, name: &str, port: u16) -> Result<Process> {
     let mut args = vec![
-        format!("--kubeconfig={}", bed.kubeconfig_of(pki::ADMIN).display()),
+        format!("--kubeconfig={}", bed.kubeconfig_of(pki::CONTROLLER).display()),
         format!("--http-address=127.0.0.1:{port}"),
     ];
     args.extend(SHORT_LEASE.map(str::to_owned));

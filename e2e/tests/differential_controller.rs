@@ -12,10 +12,7 @@ fn both_leave_the_same_objects_whatever_happens() {
         assert_eq!(refusal, std::process::ExitCode::SUCCESS, "this needs root");
         return;
     }
-    let settings = Settings::from_env().unwrap();
-    println!("seed {}", settings.seed);
-    match controller::run(settings) {
-        Ok(report) => println!("{report}"),
-        Err(error) => panic!("seed {}: {error:#}", settings.seed),
+    if let Err(error) = Settings::from_env().and_then(controller::run) {
+        panic!("{error:#}");
     }
 }

@@ -14,7 +14,7 @@ const BOTH: [&str; 2] = ["11.11.11.11", "22.22.22.22"];
 const OF_SERVICE: &str = "kubernetes.io/service-name=external-service";
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         |bed| {
             bed.start_programs()?;
             bed.add_external(Ipv4Addr::new(11, 11, 11, 11), &[80])?;

@@ -11,7 +11,7 @@ use fairlead_e2e::{Bed, From, PodSpec, Port, Protocol, cases, servers::Server, s
 use serde_json::json;
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         |bed| {
             bed.start_programs()?;
             // As container engines set it. What is not expressly accepted does not leave a Pod's node.

@@ -3,13 +3,18 @@
 use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use fairlead_e2e::{Bed, From, Outcome, PodSpec, Protocol, bed::SETTLE, cases, suite, wait};
+use fairlead_e2e::{
+    Bed, From, Outcome, PodSpec, Protocol,
+    bed::SETTLE,
+    cases, suite,
+    wait::{self, Look},
+};
 use serde_json::Value;
 
 const BOTH: [&str; 2] = ["my-app-1", "my-app-2"];
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         Bed::start_programs,
         cases![
             services_of_one_name_in_two_namespaces_lead_to_their_own_pods,
@@ -42,15 +47,22 @@ fn services_of_one_name_in_two_namespaces_lead_to_their_own_pods(bed: &mut Bed) 
 fn the_api_server_is_reached_over_tls_through_its_own_service(bed: &mut Bed) -> Result<()> {
     bed.add_pod(PodSpec::new("client", "client"))?;
     // Its certificate is for this address; the client trusts the bed's authority only.
-    let server = format!("--server=https://{}:443", bed.cluster_ip("kubernetes")?);
+    let target = SocketAddr::new(bed.cluster_ip("kubernetes")?, 443);
+    let server = format!("--server=https://{target}");
     for from in [From::Pod("client"), From::Node(1), From::Node(2)] {
-        wait::until_ok("the API server to answer at its cluster IP", SETTLE, || {
-            let version = bed.kubectl_from(from, &[&server, "get", "--raw=/version"])?;
-            ensure!(version.contains("gitVersion"), "{version}");
-            Ok(())
+        // What goes over the connection says nothing about its way: conntrack does.
+        let client = bed.client(from)?;
+        let ask = |what: &[&str]| {
+            client.connecting(target, || bed.kubectl_from(from, &[&[server.as_str(), "get"], what].concat()))
+        };
+        wait::until("the API server to answer at its cluster IP", SETTLE, || {
+            Ok(match ask(&["--raw=/version"])? {
+                Ok(version) if version.contains("gitVersion") => Look::Done(()),
+                Ok(other) => Look::NotYet(other),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
         })?;
-        let names = bed.kubectl_from(from, &[&server, "get", "nodes", "--output=name"])?;
-        assert_eq!(names, "node/node1\nnode/node2\n");
+        assert_eq!(ask(&["nodes", "--output=name"])??, "node/node1\nnode/node2\n");
     }
     Ok(())
 }

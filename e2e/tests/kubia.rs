@@ -8,7 +8,7 @@ use fairlead_e2e::{Bed, From, Outcome, PodSpec, Port, Protocol, cases, suite};
 const ALL: [&str; 3] = ["kubia-1", "kubia-2", "kubia-3"];
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         Bed::start_programs,
         cases![
             each_port_reaches_the_container_port_of_its_name,

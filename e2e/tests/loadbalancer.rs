@@ -16,7 +16,7 @@ const EVERYWHERE: [From<'static>; 5] =
     [From::Pod("client"), From::Pod("my-app-1"), From::Node(1), From::Node(2), From::Outside];
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         Bed::start_programs,
         cases![
             the_ingress_ip_is_answered_by_all_pods_wherever_the_client_is,

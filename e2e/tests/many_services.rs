@@ -4,14 +4,22 @@ use std::{collections::BTreeMap, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use fairlead_e2e::{
-    Bed, From, Outcome, PodSpec, Port, Protocol, bed::SETTLE, cases, programs::Make, suite, wait,
+    Bed, From, Outcome, PodSpec, Port, Protocol,
+    bed::SETTLE,
+    cases,
+    programs::Make,
+    suite,
+    wait::{self, Look},
 };
 use serde_json::{Value, json};
 
 const COUNT: usize = 600;
 
 fn main() -> ExitCode {
-    suite::run(Bed::start_programs, cases![every_service_leads_to_its_own_pods_while_others_come_and_go])
+    suite::run_traced(
+        Bed::start_programs,
+        cases![every_service_leads_to_its_own_pods_while_others_come_and_go],
+    )
 }
 
 fn name(n: usize) -> String {
@@ -59,8 +67,9 @@ fn check(n: usize, address: SocketAddr, outcome: &Outcome) -> Result<()> {
 fn await_all(bed: &Bed, addresses: &BTreeMap<usize, SocketAddr>) -> Result<()> {
     let client = bed.client(From::Node(2))?;
     for (n, address) in addresses {
-        wait::until_ok(&format!("{} to lead to its Pods", name(*n)), SETTLE * 3, || {
-            check(*n, *address, &client.unchecked().ask(Protocol::Tcp, *address)?)
+        wait::until(&format!("{} to lead to its Pods", name(*n)), SETTLE * 3, || {
+            let right = check(*n, *address, &client.ask(Protocol::Tcp, *address)?);
+            Ok(right.map_or_else(|error| Look::NotYet(format!("{error:#}")), Look::Done))
         })?;
     }
     let targets: Vec<SocketAddr> = addresses.values().copied().collect();

@@ -1,21 +1,31 @@
 //! `my-service.yaml`: a ClusterIP Service with a selector, packet by packet.
 
-use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+};
 
-use anyhow::{Context, Result, ensure};
-use fairlead_e2e::{Bed, From, Outcome, PodSpec, Port, Protocol, bed::SETTLE, cases, suite, wait};
+use anyhow::{Context, Result, anyhow, ensure};
+use fairlead_e2e::{
+    Bed, From, Outcome, PodSpec, Port, Protocol,
+    bed::SETTLE,
+    cases, suite,
+    wait::{self, Look},
+};
 use serde_json::{Value, json};
 
 const BOTH: [&str; 2] = ["my-app-1", "my-app-2"];
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         Bed::start_programs,
         cases![
             both_pods_answer_in_fair_shares_and_see_the_pod_that_asks,
             nodes_are_answered_and_seen_by_their_own_address,
             a_pod_reaches_itself_through_its_service,
             udp_and_tcp_of_one_port_are_both_delivered,
+            a_flow_of_datagrams_stays_with_its_pod_until_that_is_out,
             endpoints_and_slices_name_the_pods,
             a_pod_that_is_not_ready_gets_nothing_until_it_is,
             a_service_without_ready_pods_refuses_at_once,
@@ -117,6 +127,44 @@ fn udp_and_tcp_of_one_port_are_both_delivered(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
+/// Of so many flows, all are led to one of two Pods once in a million runs.
+const FLOWS: u16 = 21;
+
+fn a_flow_of_datagrams_stays_with_its_pod_until_that_is_out(bed: &mut Bed) -> Result<()> {
+    bed.kubernetes()
+        .apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns"}, "spec": {
+        "selector": {"app": "dns"}, "ports": [{"port": 53, "protocol": "UDP", "targetPort": 5353}]}}))?;
+    for (name, node) in [("dns-1", 1), ("dns-2", 2)] {
+        bed.add_pod(PodSpec::new(name, "dns").on(node).port(Port::udp(5353)))?;
+    }
+    bed.add_pod(PodSpec::new("client", "client"))?;
+    let target = SocketAddr::new(bed.cluster_ip("dns")?, 53);
+    bed.await_servers(From::Pod("client"), Protocol::Udp, target, &["dns-1", "dns-2"])?;
+    // These ports are none of those that the kernel gives out by itself.
+    let led = |bed: &Bed| -> Result<BTreeMap<u16, String>> {
+        let client = bed.client(From::Pod("client"))?;
+        (20_000..20_000 + FLOWS)
+            .map(|port| Ok((port, client.ask_from(port, target)?.answer()?.server)))
+            .collect()
+    };
+    let first = led(bed)?;
+    assert_eq!(first.values().collect::<BTreeSet<_>>().len(), 2, "{first:?}");
+    assert_eq!(led(bed)?, first);
+    // A third Pod is no reason for a flow to move, its own Pod's end is.
+    bed.add_pod(PodSpec::new("dns-3", "dns").on(2).port(Port::udp(5353)))?;
+    bed.await_servers(From::Pod("client"), Protocol::Udp, target, &["dns-1", "dns-2", "dns-3"])?;
+    assert_eq!(led(bed)?, first);
+    bed.set_ready("dns-1", false)?;
+    wait::until("the flows to dns-1 to be led elsewhere", SETTLE, || {
+        let now = led(bed)?;
+        for (port, server) in first.iter().filter(|(_, server)| *server != "dns-1") {
+            ensure!(now.get(port) == Some(server), "the flow from {port} left {server}: {now:?}");
+        }
+        let left = now.values().any(|server| server == "dns-1");
+        Ok(if left { Look::NotYet(format!("{now:?}")) } else { Look::Done(()) })
+    })
+}
+
 fn endpoints_and_slices_name_the_pods(bed: &mut Bed) -> Result<()> {
     up(bed)?;
     let endpoints: Value =
@@ -183,14 +231,14 @@ fn a_terminating_pod_gets_no_new_connections_and_keeps_the_old(bed: &mut Bed) ->
     let client = bed.client(From::Pod("client"))?;
     let mut open = Vec::new();
     for _ in 0..40 {
-        let mut connection = client.connect(target)?;
-        open.push((connection.ask().answer()?.server, connection));
+        let mut connection = client.connect(target)?.map_err(|end| anyhow!("no connection: {end}"))?;
+        open.push((connection.ask()?.answer()?.server, connection));
     }
     bed.terminate_pod("my-app-1")?;
     bed.await_servers(From::Pod("client"), Protocol::Tcp, target, &["my-app-2"])?;
     ensure!(open.iter().any(|(server, _)| server == "my-app-1"), "no connection went to my-app-1");
     for (server, connection) in &mut open {
-        assert_eq!(connection.ask().answer()?.server, *server);
+        assert_eq!(connection.ask()?.answer()?.server, *server);
     }
     Ok(())
 }
@@ -260,8 +308,7 @@ fn the_api_server_is_reached_through_its_own_service(bed: &mut Bed) -> Result<()
     bed.add_pod(PodSpec::new("client", "client"))?;
     let target = SocketAddr::new(bed.cluster_ip("kubernetes")?, 443);
     for from in [From::Pod("client"), From::Node(1), From::Node(2)] {
-        let client = bed.client(from)?;
-        wait::until_ok("the API server to accept a connection", SETTLE, || client.connect(target).map(drop))?;
+        bed.await_connection(from, target)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use fairlead_e2e::{Bed, From, Outcome, PodSpec, Protocol, bed::SETTLE, cases, su
 const BOTH: [&str; 2] = ["my-app-1", "my-app-2"];
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         Bed::start_programs,
         cases![
             clients_outside_are_answered_by_all_pods_through_each_node,

@@ -4,22 +4,35 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    process::ExitCode,
+    process::{Command, ExitCode},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use fairlead_e2e::{Bed, From, Outcome, PodSpec, Port, Protocol, bed::SETTLE, cases, plan, suite, wait};
+use fairlead_e2e::{
+    Bed, From, Outcome, PodSpec, Port, Protocol,
+    bed::{Client, SETTLE},
+    cases, plan,
+    probe::Span,
+    suite,
+    wait::{self, Look},
+};
 use serde_json::json;
 
 const BOTH: [&str; 2] = ["my-app-1", "my-app-2"];
 /// All of them are led to one of two Pods once in a million runs.
 const CLIENTS: usize = 21;
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The kernel counts time in ticks.
+const TICKS: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         Bed::start_programs,
         cases![
             a_client_is_led_to_the_same_pod_and_clients_are_spread,
+            a_client_stays_until_the_timeout_has_passed_and_then_goes_anywhere,
+            a_client_that_is_forgotten_is_noticed,
             a_client_moves_on_when_its_pod_is_gone,
             local_external_policy_keeps_the_client_address_and_is_silent_elsewhere,
             local_external_policy_serves_pods_and_nodes_themselves_everywhere,
@@ -65,6 +78,66 @@ fn a_client_is_led_to_the_same_pod_and_clients_are_spread(bed: &mut Bed) -> Resu
         first.insert(server.clone());
     }
     assert_eq!(first, BTreeSet::from(BOTH.map(str::to_owned)));
+    Ok(())
+}
+
+/// A client's Pod, and the time in which it was last led there.
+fn ask_in_time(client: &Client<'_>, target: SocketAddr) -> Result<(String, Span)> {
+    let (outcome, span) = Span::of(|| client.ask(Protocol::Tcp, target));
+    Ok((outcome?.answer()?.server, span))
+}
+
+/// Beside what is asserted here, every request is held against the tracer: within the timeout it knows one end only.
+fn a_client_stays_until_the_timeout_has_passed_and_then_goes_anywhere(bed: &mut Bed) -> Result<()> {
+    let target = sticky(bed)?;
+    let timeout =
+        json!({"spec": {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": TIMEOUT.as_secs()}}}});
+    bed.kubernetes().merge("Service", "default", "my-service-sticky", timeout)?;
+    wait::until_ok("rules with the new timeout", SETTLE, || {
+        let rules = bed.rules_about(1, &format!("--seconds {} ", TIMEOUT.as_secs()))?;
+        ensure!(rules.len() == BOTH.len(), "{rules:?}");
+        Ok(())
+    })?;
+    let names: Vec<String> = (1..=CLIENTS).map(|n| format!("client-{n}")).collect();
+    for name in &names {
+        bed.add_pod(PodSpec::new(name, "client"))?;
+    }
+    let clients: Vec<Client<'_>> =
+        names.iter().map(|name| bed.client(From::Pod(name))).collect::<Result<_>>()?;
+    let mut led = Vec::new();
+    for client in &clients {
+        // Each request lets the time begin anew. Should this process be held up for so long that it cannot tell whether
+        // the timeout had passed, nothing is said about that request.
+        led.push(wait::until("a request within the timeout", SETTLE, || {
+            let (first, began) = ask_in_time(client, target)?;
+            let (second, again) = ask_in_time(client, target)?;
+            if again.until.duration_since(began.from) >= TIMEOUT {
+                return Ok(Look::NotYet("it took too long".to_owned()));
+            }
+            ensure!(first == second, "led to {first} and, within the timeout, to {second}");
+            Ok(Look::Done((second, again.until)))
+        })?);
+    }
+    let last = led.iter().map(|(_, until)| *until).max().context("no clients")?;
+    wait::until_true("the timeout to pass", SETTLE, || last.elapsed() > TIMEOUT + TICKS, String::new)?;
+    let mut moved = 0;
+    for (client, (server, _)) in clients.iter().zip(&led) {
+        moved += usize::from(ask_in_time(client, target)?.0 != *server);
+    }
+    ensure!(moved > 0, "after the timeout, all {CLIENTS} clients were led where they were led before");
+    Ok(())
+}
+
+/// That a test fails when rules come and go in a way that makes the kernel forget its clients.
+fn a_client_that_is_forgotten_is_noticed(bed: &mut Bed) -> Result<()> {
+    let target = sticky(bed)?;
+    bed.add_pod(PodSpec::new("client", "client"))?;
+    let client = bed.client(From::Pod("client"))?;
+    client.ask_many(Protocol::Tcp, target, 2)?.check_answered()?;
+    let words = ["-c", "for list in /proc/net/xt_recent/*; do echo / > $list; done"];
+    bed.node_netns(1)?.output(Command::new("sh").args(words))?;
+    let error = client.ask(Protocol::Tcp, target).err().context("nothing was noticed")?;
+    ensure!(format!("{error:#}").contains("forgot"), "{error:#}");
     Ok(())
 }
 

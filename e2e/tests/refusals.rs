@@ -20,11 +20,11 @@ use fairlead_e2e::{
 
 const SOON: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_secs(2);
-/// More lines than a program that retries with backoff prints in [`A_WHILE`].
-const BUSY: usize = 30;
+/// More lines than a program that retries with backoff prints in [`A_WHILE`], even if it lists every right that it lacks.
+const BUSY: usize = 60;
 
 fn main() -> ExitCode {
-    suite::run(
+    suite::run_traced(
         |bed| bed.start_controller(&[]),
         cases![
             a_programmer_without_its_node_object_says_which_and_loads_nothing,
@@ -47,7 +47,7 @@ fn kubeconfig(bed: &Bed, identity: Identity) -> String {
 
 /// The proxy's kubeconfig, with a port where nobody listens.
 fn unreachable(bed: &Bed) -> Result<String> {
-    let text = fs::read_to_string(bed.kubeconfig_of(pki::PROXY))?.replace(":6443", ":6444");
+    let text = fs::read_to_string(bed.kubeconfig_of(pki::PROGRAMMER))?.replace(":6443", ":6444");
     let path = bed.dir().join("unreachable.kubeconfig");
     fs::write(&path, text)?;
     Ok(format!("--kubeconfig={}", path.display()))
@@ -106,7 +106,7 @@ fn rules(bed: &Bed) -> Result<Vec<String>> {
 
 fn a_programmer_without_its_node_object_says_which_and_loads_nothing(bed: &mut Bed) -> Result<()> {
     bed.apply_example("my-service.yaml")?;
-    let args = [kubeconfig(bed, pki::PROXY), "--hostname-override=no-such-node".to_owned()];
+    let args = [kubeconfig(bed, pki::PROGRAMMER), "--hostname-override=no-such-node".to_owned()];
     let process = start(bed, From::Node(1), "no-node", &programmer()?, &args)?;
     await_refusal_or_patience(process, &["no-such-node"])?;
     assert_eq!(rules(bed)?, Vec::<String>::new());
@@ -139,7 +139,7 @@ fn a_programmer_that_cannot_reach_the_api_server_keeps_the_rules_and_retries(bed
 }
 
 fn a_programmer_without_iptables_ends_and_says_what_is_missing(bed: &mut Bed) -> Result<()> {
-    let args = [kubeconfig(bed, pki::PROXY), "--hostname-override=node1".to_owned()];
+    let args = [kubeconfig(bed, pki::PROGRAMMER), "--hostname-override=node1".to_owned()];
     // `env` sets the PATH after setpriv was found on this process' own.
     let words = ["PATH=/nonexistent".to_owned(), programmer()?.display().to_string()];
     let args = [words.as_slice(), &args].concat();
@@ -151,7 +151,7 @@ fn a_programmer_without_capabilities_ends_and_says_which(bed: &mut Bed) -> Resul
     let words = ["--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"].map(str::to_owned);
     let args = [
         programmer()?.display().to_string(),
-        kubeconfig(bed, pki::PROXY),
+        kubeconfig(bed, pki::PROGRAMMER),
         "--hostname-override=node1".to_owned(),
     ];
     let args = [words.as_slice(), &args].concat();
@@ -162,7 +162,7 @@ fn a_programmer_without_capabilities_ends_and_says_which(bed: &mut Bed) -> Resul
 fn a_programmer_whose_port_is_taken_says_which(bed: &mut Bed) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 10256));
     let _taken = Server::start(bed.node_netns(1)?, "taken", Protocol::Tcp, address)?;
-    let args = [kubeconfig(bed, pki::PROXY), "--hostname-override=node1".to_owned()];
+    let args = [kubeconfig(bed, pki::PROGRAMMER), "--hostname-override=node1".to_owned()];
     let process = start(bed, From::Node(1), "port-taken", &programmer()?, &args)?;
     await_refusal_or_patience(process, &["10256", "in use"])
 }
@@ -193,8 +193,13 @@ fn a_controller_whose_port_is_taken_says_which(bed: &mut Bed) -> Result<()> {
     drop(bed.stop_controller());
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
     let _taken = Server::start(bed.client(From::ControlPlane)?.namespace(), "taken", Protocol::Tcp, address)?;
-    let process =
-        start(bed, From::ControlPlane, "controller-port", &controller()?, &[kubeconfig(bed, pki::ADMIN)])?;
+    let process = start(
+        bed,
+        From::ControlPlane,
+        "controller-port",
+        &controller()?,
+        &[kubeconfig(bed, pki::CONTROLLER)],
+    )?;
     await_refusal_or_patience(process, &["8080", "in use"])
 }
 

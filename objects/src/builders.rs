@@ -2,6 +2,9 @@
 //!
 //! They go through JSON and the same conversions as real input, so that a test cannot hold a view that no input leads to.
 
+mod realistic;
+
+pub use realistic::{RealisticPods, Workload};
 use serde_json::{Value, json};
 
 use crate::{EndpointSlice, Endpoints, Node, NodeObject, Pod, PodObject, Service, ServiceObject};

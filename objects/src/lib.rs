@@ -33,7 +33,7 @@ mod slice;
 
 pub use address::{Family, ParseAddressError, parse_address, parse_network};
 pub use endpoints::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference};
-pub use key::{NodeName, ServiceKey};
+pub use key::{NodeName, ServiceKey, Uid};
 pub use meta::LabelMap;
 pub use node::{Node, NodeObject};
 pub use pod::{ContainerPort, Phase, Pod, PodObject};

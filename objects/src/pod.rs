@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube_derive::Resource;
 use serde::Deserialize;
 
-use crate::{LabelMap, Protocol, meta, parse_address};
+use crate::{LabelMap, Protocol, Uid, meta, parse_address};
 
 /// A Pod as the API server sends it, cut down to what [`Pod`] is made from.
 #[derive(Clone, Debug, Default, Deserialize, Resource)]
@@ -108,7 +108,7 @@ pub struct Pod {
     /// Name.
     pub name: Arc<str>,
     /// Uid; empty for input that has none.
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// Labels.
     pub labels: Arc<LabelMap>,
     /// The deletion of the Pod has begun.
@@ -121,8 +121,9 @@ pub struct Pod {
     pub ready_changed: Option<Timestamp>,
     /// `status.podIP`, parsed.
     pub ip: Option<IpAddr>,
-    /// `status.podIPs`, in order; unparsable ones are left out.
-    pub ips: Vec<IpAddr>,
+    /// `status.podIPs`, in order, where they say more than [`Self::ip`] alone, which they seldom do; unparsable ones are left
+    /// out.
+    pub ips: Box<[IpAddr]>,
     /// Where it runs, once scheduled.
     pub node: Option<Arc<str>>,
     /// `spec.hostname`, if not empty.
@@ -140,10 +141,13 @@ impl From<PodObject> for Pod {
         let sidecars =
             spec.init_containers.into_iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
         let ports = spec.containers.into_iter().chain(sidecars).flat_map(|container| container.ports);
+        let ip = status.pod_ip.and_then(|ip| parse_address(&ip).ok());
+        let ips: Box<[IpAddr]> =
+            status.pod_ips.into_iter().filter_map(|ip| parse_address(&ip.ip?).ok()).collect();
         Self {
             namespace: meta::namespace(metadata.namespace),
             name: meta::text(metadata.name),
-            uid: meta::text(metadata.uid),
+            uid: Uid::new(metadata.uid.as_deref().unwrap_or_default()),
             labels: Arc::new(meta::label_map(metadata.labels)),
             terminating: metadata.deletion_timestamp.is_some(),
             phase: match status.phase.as_deref() {
@@ -153,8 +157,8 @@ impl From<PodObject> for Pod {
             },
             ready: ready.as_ref().is_some_and(|condition| condition.status == "True"),
             ready_changed: ready.and_then(|condition| condition.last_transition_time).map(|time| time.0),
-            ip: status.pod_ip.and_then(|ip| parse_address(&ip).ok()),
-            ips: status.pod_ips.into_iter().filter_map(|ip| parse_address(&ip.ip?).ok()).collect(),
+            ip,
+            ips: if *ips == *ip.as_slice() { Box::default() } else { ips },
             node: meta::non_empty(spec.node_name),
             hostname: meta::non_empty(spec.hostname),
             subdomain: meta::non_empty(spec.subdomain),

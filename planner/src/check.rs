@@ -47,6 +47,8 @@ pub enum Invariant {
     SizeLimit,
     /// A slice holds addresses of its own type only.
     OneAddressType,
+    /// An API server takes what is written: no special addresses, no two ports of one name, no subset without addresses.
+    Acceptable,
     /// Slices are labelled with their Service and their manager.
     Labelled,
     /// What is left behind holds exactly the endpoints that it should, each once.
@@ -176,6 +178,11 @@ impl<'a> Checker<'a> {
             self.expect(same_type, Invariant::ImmutableKept, &name, "has changed its address type");
             self.expect(labelled, Invariant::Labelled, &name, "lacks its Service or its manager");
             self.expect(one_type, Invariant::OneAddressType, &name, "holds an address of another type");
+            let names: BTreeSet<_> = slice.ports.iter().map(|port| port.name.as_deref()).collect();
+            let unique = names.len() == slice.ports.len();
+            self.expect(unique, Invariant::Acceptable, &name, "holds two ports of one name");
+            let ips: Vec<&String> = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).collect();
+            self.publishable(&name, &ips);
         }
     }
 
@@ -198,7 +205,18 @@ impl<'a> Checker<'a> {
         if let EndpointsPlan::Create(written) | EndpointsPlan::Update(written) = plan {
             let size: usize = written.subsets.iter().map(subset_size).sum();
             self.expect(size <= MAX_ADDRESSES, Invariant::SizeLimit, &name, "holds too many addresses");
+            let filled = written.subsets.iter().all(|subset| subset_size(subset) > 0);
+            self.expect(filled, Invariant::Acceptable, &name, "holds a subset without addresses");
+            let subsets = written.subsets.iter();
+            let addresses = subsets.flat_map(|s| s.addresses.iter().chain(&s.not_ready_addresses));
+            self.publishable(&name, &addresses.map(|address| &address.ip).collect::<Vec<_>>());
         }
+    }
+
+    fn publishable(&mut self, name: &str, ips: &[&String]) {
+        let special = ips.iter().find(|ip| parse_address(ip).is_ok_and(membership::is_special));
+        let detail = format!("holds {special:?}");
+        self.expect(special.is_none(), Invariant::Acceptable, name, &detail);
     }
 
     fn creation(&mut self, plan: &Plan) {
@@ -314,6 +332,10 @@ impl<'a> Checker<'a> {
         let size = source.map_or(0, |endpoints| endpoints.subsets.iter().map(subset_size).sum());
         let terminating = source.is_some_and(|endpoints| endpoints.metadata.deletion_timestamp.is_some());
         let partial = terminating || size > self.input.limits.mirrored_per_subset;
+        // Ports with an `appProtocol` in several subsets are as many ports: the last one's word counts.
+        for (key, ready) in expected.iter().filter(|(key, _)| key.1.3.is_some()) {
+            found.entry(key.clone()).and_modify(|known| *known = *ready);
+        }
         let right = if partial { is_within(&found, &expected) } else { found == expected };
         let detail = format!("mirrored slices hold {found:?} instead of {expected:?}");
         self.expect(right, Invariant::Coverage, &self.input.key.name, &detail);
@@ -442,6 +464,7 @@ fn mirrored_addresses(endpoints: &Endpoints) -> BTreeMap<(IpAddr, PortFact), boo
     let mut expected = BTreeMap::new();
     for ((ip, _, port), ready) in address_facts(endpoints) {
         if let Ok(ip) = parse_address(&ip)
+            && !membership::is_special(ip)
             && port.1 > 0
         {
             expected.entry((ip, port)).and_modify(|known| *known &= ready).or_insert(ready);

@@ -68,9 +68,19 @@ pub(crate) fn addresses(pod: &Pod) -> &[IpAddr] {
     if pod.ips.is_empty() { pod.ip.as_slice() } else { &pod.ips }
 }
 
-/// The addresses of one family, in order.
+/// The addresses of one family that can be published, in order.
 pub(crate) fn addresses_of(pod: &Pod, family: Family) -> impl Iterator<Item = IpAddr> {
-    addresses(pod).iter().copied().filter(move |ip| Family::of(*ip) == family)
+    addresses(pod).iter().copied().filter(move |ip| Family::of(*ip) == family && !is_special(*ip))
+}
+
+/// Whether an address means something else on every host. A Pod may have such a one, but the API server takes no Endpoints and
+/// no slice that holds it, not for the sake of all others in it.
+pub(crate) fn is_special(ip: IpAddr) -> bool {
+    let elsewhere_too = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || matches!(ip.octets(), [224, 0, 0, _]),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.segments()[0] & 0xff0f == 0xff02,
+    };
+    ip.is_unspecified() || ip.is_loopback() || elsewhere_too
 }
 
 /// Why a Pod is in neither Endpoints nor slices.
@@ -78,7 +88,13 @@ pub(crate) fn exclusion(pod: &Pod) -> Option<NoteKind> {
     if matches!(pod.phase, Phase::Succeeded | Phase::Failed) {
         return Some(NoteKind::PodEnded(pod.phase));
     }
-    addresses(pod).is_empty().then_some(NoteKind::PodWithoutAddress)
+    match addresses(pod) {
+        [] => Some(NoteKind::PodWithoutAddress),
+        [first, ..] if addresses(pod).iter().all(|ip| is_special(*ip)) => {
+            Some(NoteKind::SpecialAddress(*first))
+        }
+        _ => None,
+    }
 }
 
 /// The host name that a Pod has below the Service: its own, if it is in the Service's subdomain.
@@ -117,15 +133,17 @@ fn pod_notes(service: &Service, pod: &Pod) -> Vec<NoteKind> {
     if let Some(kind) = exclusion(pod) {
         return vec![kind];
     }
+    let special = addresses(pod).iter().copied().filter(|ip| is_special(*ip));
+    let mut kinds: Vec<NoteKind> = special.map(NoteKind::SpecialAddress).collect();
     let missing = service.ports.iter().filter(|port| port::number(pod, port).is_none());
-    let mut kinds: Vec<NoteKind> = missing
-        .map(|port| NoteKind::PortNotFound {
-            port: port.name.clone(),
-            target: port.target.clone(),
-            protocol: port.protocol,
-        })
-        .collect();
-    if !kinds.is_empty() && kinds.len() == service.ports.len() {
+    let before = kinds.len();
+    kinds.extend(missing.map(|port| NoteKind::PortNotFound {
+        port: port.name.clone(),
+        target: port.target.clone(),
+        protocol: port.protocol,
+    }));
+    let lost = kinds.len() - before;
+    if lost > 0 && lost == service.ports.len() {
         kinds.push(NoteKind::NoPortResolved);
     }
     if !pod.ready && !pod.terminating && !service.publish_not_ready_addresses {
@@ -162,6 +180,37 @@ mod tests {
         }
         let bare = service("web", json!({"ipFamilies": null, "clusterIP": null, "clusterIPs": null}));
         assert_eq!(families(&bare, &[&pod("a", "web", "n", "fd00::a")]), [Family::V6]);
+    }
+
+    #[test]
+    fn addresses_that_no_api_server_publishes_are_special() {
+        let special = |ip: &str| is_special(ip.parse().unwrap());
+        for ip in [
+            "0.0.0.0",
+            "127.9.9.9",
+            "169.254.0.1",
+            "224.0.0.251",
+            "::",
+            "::1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "ff12::1",
+        ] {
+            assert!(special(ip), "{ip}");
+        }
+        for ip in [
+            "10.0.0.1",
+            "128.0.0.1",
+            "169.253.0.1",
+            "224.0.1.1",
+            "255.255.255.255",
+            "fd00::1",
+            "fec0::1",
+            "ff05::1",
+        ] {
+            assert!(!special(ip), "{ip}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Slices mirrored from hand-made Endpoints of Services without a selector (upstream's endpointslicemirroring
 //! controller).
 //!
-//! Invariants: only mirrored slices are read, changed or deleted; there is one slice per family and port set, never an
-//! empty one; annotations and labels are those of the Endpoints; each deletion is reused for at most one creation of the
-//! same family.
+//! Invariants: only mirrored slices are read, changed or deleted; there is one slice per family and port set, in which no
+//! two ports have one name, and never an empty one; annotations and labels are those of the Endpoints; each deletion is
+//! reused for at most one creation of the same family.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,7 @@ use fairlead_objects::{
 use crate::{
     Note, NoteKind, ObjectRef, PlanInput, Scope, SlicePlan, Subject,
     endpoints::entry,
+    membership,
     naming::{self, Names},
     packing::{self, Draft, Identity, Packed, Rewrite},
     port::PortSet,
@@ -92,13 +93,15 @@ impl<'a> Mirror<'a> {
     fn gather(&self) -> Gathered {
         let mut gathered = Gathered::default();
         for subset in repack(&self.endpoints.subsets) {
-            let ports = PortSet::new(subset.ports.iter().map(slice_port));
+            let sets = port_sets(&subset);
             let mut added = 0;
             for (address, ready) in addresses(&subset) {
                 if added == self.max {
                     gathered.skipped += 1;
                 } else if let Some((family, endpoint)) = endpoint(address, ready) {
-                    gathered.groups.entry((family, ports.clone())).or_default().push(endpoint);
+                    for ports in &sets {
+                        gathered.groups.entry((family, ports.clone())).or_default().push(endpoint.clone());
+                    }
                     added += 1;
                 } else {
                     gathered.invalid += 1;
@@ -258,7 +261,7 @@ fn addresses(subset: &EndpointSubset) -> impl Iterator<Item = (&EndpointAddress,
 
 /// The mirrored endpoint; `None` if the address is invalid.
 fn endpoint(address: &EndpointAddress, ready: bool) -> Option<(Family, Endpoint)> {
-    let ip = parse_address(&address.ip).ok()?;
+    let ip = parse_address(&address.ip).ok().filter(|ip| !membership::is_special(*ip))?;
     let endpoint = Endpoint {
         addresses: vec![ip.to_string()],
         conditions: Conditions { ready: Some(ready), ..Conditions::default() },
@@ -268,6 +271,18 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Option<(Family, Endpoint)
         ..Endpoint::default()
     };
     Some((Family::of(ip), endpoint))
+}
+
+/// The ports of a subset, in as many sets as it takes: Endpoints may hold several ports of one name, a slice may not.
+fn port_sets(subset: &EndpointSubset) -> Vec<PortSet> {
+    let mut sets: Vec<Vec<&EndpointPort>> = vec![Vec::new()];
+    for port in &subset.ports {
+        match sets.iter_mut().find(|set| set.iter().all(|other| other.name != port.name)) {
+            Some(set) => set.push(port),
+            None => sets.push(vec![port]),
+        }
+    }
+    sets.into_iter().map(|set| PortSet::new(set.into_iter().map(slice_port))).collect()
 }
 
 fn slice_port(port: &EndpointPort) -> SlicePort {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: [`Note::reason`] has few, fixed values, fit for a metric label or an Event reason.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use fairlead_objects::{Family, Phase, Protocol, ServiceKey, TargetPort};
 
@@ -79,6 +79,8 @@ pub enum NoteKind {
     PodEnded(Phase),
     /// The Pod has no address yet.
     PodWithoutAddress,
+    /// The Pod has an address that cannot be published: unspecified, loopback or link-local.
+    SpecialAddress(IpAddr),
     /// The Pod has no address of the family in question.
     WrongFamily(Family),
     /// The Pod is being deleted.
@@ -140,6 +142,7 @@ impl Note {
             NoteKind::NoServicePorts => "NoServicePorts",
             NoteKind::PodEnded(_) => "PodEnded",
             NoteKind::PodWithoutAddress => "PodWithoutAddress",
+            NoteKind::SpecialAddress(_) => "SpecialAddress",
             NoteKind::WrongFamily(_) => "WrongFamily",
             NoteKind::PodTerminating => "PodTerminating",
             NoteKind::PodNotReady => "PodNotReady",
@@ -168,6 +171,7 @@ impl Note {
             | NoteKind::ZoneUnknown(_)
             | NoteKind::TopologyHintsEnabled(_) => Level::Info,
             NoteKind::NoServicePorts
+            | NoteKind::SpecialAddress(_)
             | NoteKind::WrongFamily(_)
             | NoteKind::PortNotFound { .. }
             | NoteKind::NoPortResolved
@@ -204,6 +208,12 @@ impl fmt::Display for Note {
             }
             NoteKind::PodEnded(phase) => write!(f, "{subject} is left out: it has ended ({phase:?})"),
             NoteKind::PodWithoutAddress => write!(f, "{subject} is left out: it has no IP address yet"),
+            NoteKind::SpecialAddress(ip) => {
+                write!(
+                    f,
+                    "{subject} is not published as {ip}: such an address means another thing on every host"
+                )
+            }
             NoteKind::WrongFamily(family) => {
                 write!(f, "{subject} is left out of the {scope}: it has no {family} address")
             }

@@ -9,18 +9,20 @@ use fairlead_objects::{EndpointAddress, EndpointPort, EndpointSubset};
 
 use crate::digest::Digest;
 
-/// Brings subsets into canonical form.
+/// Brings subsets into canonical form. As upstream has it, a port with an `appProtocol` is another one in each place
+/// where it is listed, however equal they look.
 pub fn repack(subsets: &[EndpointSubset]) -> Vec<EndpointSubset> {
     let mut packer = Packer::default();
-    for subset in subsets {
+    for (place, subset) in subsets.iter().enumerate() {
         for (addresses, ready) in [(&subset.addresses, true), (&subset.not_ready_addresses, false)] {
             for address in addresses {
                 let address = packer.address(address);
                 if subset.ports.is_empty() {
                     packer.add(None, address, ready);
                 }
-                for port in &subset.ports {
-                    packer.add(Some(port), address, ready);
+                for (number, port) in subset.ports.iter().enumerate() {
+                    let place = port.app_protocol.is_some().then_some((place, number));
+                    packer.add_at(Some((port.clone(), place)), address, ready);
                 }
             }
         }
@@ -34,8 +36,11 @@ pub(crate) struct Packer {
     addresses: Vec<EndpointAddress>,
     by_identity: HashMap<(String, String), usize>,
     /// Address (by position) and whether it is ready, per port; `None` is "no port".
-    ports: BTreeMap<Option<EndpointPort>, BTreeMap<usize, bool>>,
+    ports: BTreeMap<Option<PlacedPort>, BTreeMap<usize, bool>>,
 }
+
+/// A port, and where it is listed (subset and position) if that makes it another one than an equal port elsewhere.
+type PlacedPort = (EndpointPort, Option<(usize, usize)>);
 
 impl Packer {
     /// The position of an address. The first record of the same address and uid stands for all of them.
@@ -49,7 +54,11 @@ impl Packer {
 
     /// Says that an address serves a port. If it is said to be ready and not ready, it is not ready.
     pub(crate) fn add(&mut self, port: Option<&EndpointPort>, address: usize, ready: bool) {
-        let members = self.ports.entry(port.cloned()).or_default();
+        self.add_at(port.map(|port| (port.clone(), None)), address, ready);
+    }
+
+    fn add_at(&mut self, port: Option<PlacedPort>, address: usize, ready: bool) {
+        let members = self.ports.entry(port).or_default();
         members.entry(address).and_modify(|known| *known &= ready).or_insert(ready);
     }
 
@@ -58,7 +67,8 @@ impl Packer {
         let mut groups: BTreeMap<BTreeMap<usize, bool>, Vec<EndpointPort>> = BTreeMap::new();
         for (port, members) in ports {
             // A port without a number is no port, but its addresses are still listed.
-            groups.entry(members).or_default().extend(port.filter(|port| port.port > 0));
+            let port = port.map(|(port, _)| port).filter(|port| port.port > 0);
+            groups.entry(members).or_default().extend(port);
         }
         let mut subsets: Vec<(Digest, EndpointSubset)> = groups
             .into_iter()
@@ -84,6 +94,8 @@ fn subset(
         of
     };
     ports.sort_by_cached_key(Digest::of_port);
+    // Upstream lists it twice, and the API server refuses the slice that is mirrored from that.
+    ports.dedup();
     EndpointSubset { addresses: of(true), not_ready_addresses: of(false), ports }
 }
 
@@ -99,8 +111,9 @@ pub(crate) fn count(subsets: &[EndpointSubset]) -> (usize, usize) {
 }
 
 /// Cuts subsets down to `capacity` addresses, ready ones first, every subset in proportion. Returns how many addresses
-/// were dropped.
-pub(crate) fn truncate(subsets: &mut [EndpointSubset], capacity: usize) -> usize {
+/// were dropped. As shares are rounded up, the last of many subsets may get none: those are dropped, because the API server
+/// takes no subset without addresses (upstream sends them, and its Endpoints stay as they are).
+pub(crate) fn truncate(subsets: &mut Vec<EndpointSubset>, capacity: usize) -> usize {
     let (ready, not_ready) = count(subsets);
     if ready + not_ready <= capacity {
         return 0;
@@ -113,6 +126,7 @@ pub(crate) fn truncate(subsets: &mut [EndpointSubset], capacity: usize) -> usize
     } else {
         share(subsets, |subset| &mut subset.not_ready_addresses, not_ready, capacity - ready);
     }
+    subsets.retain(|subset| !subset.addresses.is_empty() || !subset.not_ready_addresses.is_empty());
     let (kept_ready, kept_not_ready) = count(subsets);
     ready + not_ready - kept_ready - kept_not_ready
 }
@@ -161,6 +175,16 @@ mod tests {
                 ports: vec![EndpointPort { port: i32::try_from(i).unwrap() + 1, ..Default::default() }],
             })
             .collect()
+    }
+
+    #[test]
+    fn subsets_that_get_no_share_are_dropped() {
+        let mut subsets = filled(&[4; 300], &[]);
+        assert_eq!(truncate(&mut subsets, 1000), 200);
+        assert_eq!((subsets.len(), count(&subsets)), (250, (1000, 0)));
+        let mut subsets = filled(&[1001, 0], &[0, 7]);
+        assert_eq!(truncate(&mut subsets, 1000), 8);
+        assert_eq!((subsets.len(), count(&subsets)), (1, (1000, 0)));
     }
 
     /// Upstream's test of that name.

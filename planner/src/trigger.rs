@@ -114,6 +114,26 @@ mod tests {
     }
 
     #[test]
+    fn clocks_that_jump_back_delay_no_time_and_repeat_none() {
+        let mut times = TriggerTimes::default();
+        times.next(&created(1), &[&changed("a", 100), &changed("b", 100)]);
+        assert_eq!(
+            times.next(&created(1), &[&changed("a", 5), &changed("b", 100)]),
+            None,
+            "the clock of a's Node"
+        );
+        assert_eq!(
+            times.next(&created(1), &[&changed("a", 6), &changed("b", 100)]),
+            Some(at(6)),
+            "it goes on from there"
+        );
+        assert_eq!(times.next(&created(1), &[&changed("a", 6), &changed("b", 100)]), None);
+        times.next(&created(1), &[&changed("a", 9_000_000_000)]);
+        assert_eq!(times.next(&created(1), &[&changed("a", 7)]), None, "back from the far future");
+        assert_eq!(times.next(&created(1), &[&changed("a", 8)]), Some(at(8)));
+    }
+
+    #[test]
     fn time_given_back_is_returned_once_more() {
         let mut times = TriggerTimes::default();
         let service = created(1);

@@ -88,6 +88,23 @@ fn slices_that_grow_too_large_are_found() {
 }
 
 #[test]
+fn what_no_api_server_takes_is_found() {
+    let special =
+        |plan: &mut Plan| plan.slices.create[0].endpoints[0].addresses = vec!["127.0.0.1".to_owned()];
+    assert_eq!(findings(&fresh(), special), [Invariant::Acceptable, Invariant::Coverage]);
+    let twin = |plan: &mut Plan| {
+        let port = plan.slices.create[0].ports[0].clone();
+        plan.slices.create[0].ports.push(port);
+    };
+    assert_eq!(findings(&fresh(), twin), [Invariant::Acceptable, Invariant::Coverage]);
+    let hollow = |plan: &mut Plan| {
+        let EndpointsPlan::Create(endpoints) = &mut plan.endpoints else { panic!("to be created") };
+        endpoints.subsets.push(fairlead_objects::EndpointSubset::default());
+    };
+    assert_eq!(findings(&fresh(), hollow), [Invariant::Acceptable]);
+}
+
+#[test]
 fn writes_of_a_part_that_is_off_are_found() {
     let mut world = fresh().only(ENDPOINTS);
     let plan = world.plan();

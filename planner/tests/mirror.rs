@@ -174,6 +174,28 @@ fn addresses_beyond_the_maximum_are_skipped_and_reported() {
 }
 
 #[test]
+fn ports_of_one_name_are_mirrored_into_slices_of_their_own() {
+    let doubled = json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}, {"name": "b", "port": 82}]);
+    let mut world = world(json!([{"addresses": at(&["10.0.0.1"]), "ports": doubled}]));
+    world.sync();
+    let mut sets: Vec<Vec<i32>> =
+        world.slices.iter().map(|slice| slice.ports.iter().filter_map(|port| port.port).collect()).collect();
+    sets.sort_by_key(Vec::len);
+    assert_eq!(sets.concat().len(), 3, "every port once: {sets:?}");
+    assert_eq!(sets.len(), 2, "{sets:?}");
+    assert!(sets[1].contains(&82), "{sets:?}");
+}
+
+#[test]
+fn addresses_that_a_slice_cannot_hold_count_as_invalid() {
+    let mut world =
+        world(json!([{"addresses": at(&["10.0.0.1", "127.0.0.1", "fe80::1"]), "ports": [port(80)]}]));
+    let plan = world.sync();
+    assert_eq!(types(&world), [(AddressType::IPv4, 1)]);
+    assert_eq!(plan.notes[0].kind, NoteKind::InvalidAddresses(2));
+}
+
+#[test]
 fn slices_are_recycled_within_their_family_only() {
     let mut world = world(json!([{"addresses": at(&["10.0.0.1"]), "ports": [port(80)]},
                                  {"addresses": at(&["2000::1"]), "ports": [port(81)]}]));

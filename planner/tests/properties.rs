@@ -55,8 +55,14 @@ fn any_service() -> impl Strategy<Value = Service> {
 }
 
 fn any_pods(count: usize) -> impl Strategy<Value = Vec<Pod>> {
-    let ips =
-        select(vec![json!([]), json!(["10.0.0.IP"]), json!(["fd00::IP"]), json!(["10.0.0.IP", "fd00::IP"])]);
+    let ips = select(vec![
+        json!([]),
+        json!(["10.0.0.IP"]),
+        json!(["fd00::IP"]),
+        json!(["10.0.0.IP", "fd00::IP"]),
+        json!(["127.0.0.IP", "fd00::IP"]),
+        json!(["fe80::IP"]),
+    ]);
     let port = select(vec![8080, 9090]);
     let node = prop_oneof![
         9 => select(vec![json!("n1"), json!("n2"), json!("n3"), json!("n4")]),
@@ -114,10 +120,12 @@ fn any_endpoints() -> impl Strategy<Value = Endpoints> {
         "fd00::1",
         "fd00::2",
         "::ffff:10.0.0.4",
+        "127.0.0.1",
         "bad",
     ]);
     let port = select(vec![
         json!({"name": "a", "port": 80}),
+        json!({"name": "a", "port": 83}),
         json!({"name": "b", "port": 81, "protocol": "UDP"}),
         json!({"name": "c", "port": 82, "appProtocol": "h2c"}),
     ]);

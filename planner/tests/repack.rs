@@ -128,6 +128,24 @@ fn ports_with_the_same_addresses_are_grouped() {
 }
 
 #[test]
+fn ports_with_an_app_protocol_are_another_one_in_each_subset() {
+    let grpc = json!({"name": "grpc", "port": 81, "protocol": "TCP", "appProtocol": "grpc"});
+    let given = json!([
+        {"addresses": [at("10.0.0.1")], "ports": [grpc]},
+        {"addresses": [at("10.0.0.2")], "notReadyAddresses": [at("10.0.0.1")], "ports": [grpc]},
+        {"addresses": [at("10.0.0.1")], "ports": [grpc]},
+    ]);
+    let mut repacked = repack(&subsets(&given));
+    repacked.sort_by_key(|subset| subset.not_ready_addresses.len());
+    // The first and the third have the same addresses, so they are one subset; the port is listed once.
+    let expected = json!([
+        {"addresses": [at("10.0.0.1")], "ports": [grpc]},
+        {"addresses": [at("10.0.0.2")], "notReadyAddresses": [at("10.0.0.1")], "ports": [grpc]},
+    ]);
+    assert_eq!(repacked, subsets(&expected));
+}
+
+#[test]
 fn order_is_that_of_upstreams_digests() {
     let a = json!({"ip": "10.0.0.1", "nodeName": "n1",
                    "targetRef": {"kind": "Pod", "namespace": "ns", "name": "pod-a", "uid": "uid-a"}});

@@ -6,10 +6,10 @@
 mod world;
 
 use fairlead_objects::{
-    AddressType, Family, Pod, Service,
+    AddressType, Family, Pod, Service, Uid,
     builders::{merge, object, pod, pod_with, service, slice},
 };
-use fairlead_planner::{NoteKind, PLACEHOLDER_UID};
+use fairlead_planner::{EndpointsPlan, MAX_ADDRESSES, NoteKind, PLACEHOLDER_UID};
 use serde_json::{Value, json};
 use world::{SLICES, World, actions, at, pods};
 
@@ -114,7 +114,7 @@ fn pods_that_share_an_address_are_two_endpoints_unless_one_has_ended() {
 fn recreated_pod_of_the_same_name_and_address_is_updated_in_place() {
     let mut world = world(json!({})).with_pods(pods(1, 3));
     world.sync();
-    world.pods[1].uid = "another".into();
+    world.pods[1].uid = Uid::new("another");
     let plan = world.sync();
     assert_eq!((actions(&plan.slices), plan.slices.updated, plan.slices.added), ((0, 1, 0), 1, 0));
 }
@@ -271,4 +271,20 @@ fn names_taken_by_unseen_objects_are_not_used() {
     let first = name(&[]);
     assert_eq!(name(&[]), first);
     assert_ne!(name(std::slice::from_ref(&first)), first);
+}
+
+/// Endpoints end at 1000 addresses, slices do not end.
+#[test]
+fn five_thousand_pods_fill_slices_and_truncate_endpoints_once() {
+    let mut world = World::new(service("web", json!({}))).with_pods(pods(0, 5000));
+    let plan = world.sync();
+    assert_eq!((actions(&plan.slices), plan.slices.desired_endpoints), ((50, 0, 0), 5000));
+    let endpoints = world.endpoints.clone().unwrap();
+    assert_eq!(endpoints.subsets[0].addresses.len(), MAX_ADDRESSES);
+    let over = NoteKind::OverCapacity { kept: MAX_ADDRESSES, left_out: 4000 };
+    assert!(plan.notes.iter().any(|note| note.kind == over));
+    world.pods.remove(4000);
+    let plan = world.sync();
+    assert_eq!(actions(&plan.slices), (0, 1, 0));
+    assert_eq!(plan.endpoints, EndpointsPlan::Keep, "nothing of what is in it has changed");
 }

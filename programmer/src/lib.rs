@@ -15,7 +15,7 @@
 //! ```
 //!
 //! `fairlead-compiler` decides what the rules are; this crate watches, waits, reads and writes. Nothing depends on it
-//! but its own program and tests.
+//! but its own program and tests, and the cli, which reads a node's rules as it does.
 //!
 //! Invariants:
 //! * nothing is written before both initial lists are in;

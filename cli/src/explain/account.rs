@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     gates::{Gate, GateName, Passage},
-    report::{Report, Standing},
+    report::{Change, Report, Standing},
 };
 use crate::table::Columns;
 
@@ -38,6 +38,7 @@ fn write(report: &Report, text: &mut String) -> fmt::Result {
         near_misses(report, text)?;
     }
     objects(report, text)?;
+    divergences(report, text)?;
     notes(report, text)
 }
 
@@ -87,7 +88,8 @@ fn summary(report: &Report, text: &mut String) -> fmt::Result {
         let missing = if report.service.selector.is_some() { "Pods" } else { "Endpoints" };
         writeln!(
             text,
-            "There are no {missing} in the input to plan from: EndpointSlices count as they are."
+            "There are no {missing} in {} to plan from: EndpointSlices count as they are.",
+            report.place
         )?;
     }
     for (gate, pods) in obstacles_by_gate(report) {
@@ -287,6 +289,35 @@ fn objects(report: &Report, text: &mut String) -> fmt::Result {
     }
     columns.write(text, "  ");
     Ok(())
+}
+
+/// What is there now, if it is not what it should be.
+fn divergences(report: &Report, text: &mut String) -> fmt::Result {
+    let creates = |change| report.slices.iter().all(|slice| slice.change == change);
+    if report.complete && !report.slices.is_empty() && creates(Change::Create) {
+        return writeln!(text, "\n{} has no EndpointSlice of it yet.", capitalised(report.place));
+    }
+    if report.divergences.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "\nWhere {} differs from what the controller would leave", report.place)?;
+    let mut columns = Columns::new(&["OBJECT", "ADDRESS", "OF", "THERE NOW", "PLANNED"]);
+    for divergence in &report.divergences {
+        columns.row([
+            divergence.object.to_owned(),
+            divergence.address.clone(),
+            divergence.target.clone(),
+            divergence.present.join("; "),
+            divergence.planned.join("; "),
+        ]);
+    }
+    columns.write(text, "  ");
+    Ok(())
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// Notes on Pods were shown as obstacles.

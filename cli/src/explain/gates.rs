@@ -8,10 +8,7 @@ use fairlead_planner::{Note, NoteKind, Scope, Subject};
 use serde::Serialize;
 
 use super::report::Standing;
-use crate::{
-    input::{Condition, Objects},
-    snapshot::Decision,
-};
+use crate::{condition::Condition, objects::Objects, snapshot::Decision};
 
 /// One thing that is asked of a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -133,10 +130,12 @@ impl<'a> Examination<'a> {
             Subject::Pod { namespace, name } => *namespace == pod.namespace && *name == pod.name,
             _ => false,
         };
+        let uid = pod.uid.to_string();
         let stands_for = |endpoint: &&Endpoint| {
-            endpoint.target_ref.as_ref().is_some_and(|target| {
-                target.kind == "Pod" && target.name == *pod.name && target.uid == *pod.uid
-            })
+            endpoint
+                .target_ref
+                .as_ref()
+                .is_some_and(|target| target.kind == "Pod" && target.name == *pod.name && target.uid == uid)
         };
         let slices = decision.outcome.slices.iter();
         let failing = objects.failing.get(&(pod.namespace.clone(), pod.name.clone()));
@@ -150,7 +149,7 @@ impl<'a> Examination<'a> {
                 })
                 .collect(),
             failing: failing.map_or(&[], Vec::as_slice),
-            nodes_known: !objects.nodes.is_empty(),
+            nodes_known: objects.are_nodes_known(),
         }
     }
 
@@ -203,13 +202,21 @@ impl<'a> Examination<'a> {
         }
         let found = self.addresses();
         let wrong = self.noted(|kind| matches!(kind, NoteKind::WrongFamily(_)));
-        if wrong.is_empty() {
+        let special = self.noted(|kind| matches!(kind, NoteKind::SpecialAddress(_)));
+        if wrong.is_empty() && special.is_empty() {
             return Gate::passed(GateName::Address, found);
         }
         let node_stops =
             |kind: &NoteKind| matches!(kind, NoteKind::NodeUnknown(_) | NoteKind::PodUnscheduled);
         let gets_on = !self.entries.is_empty() || !self.noted(node_stops).is_empty();
         let passage = if gets_on { Passage::Limited } else { Passage::Failed };
+        if !special.is_empty() {
+            return Gate::new(GateName::Address, passage, found).because(
+                sentences(&special).into_iter().chain(sentences(&wrong)),
+                "status.podIPs",
+                "see why the network of its Node gave it such an address; others cannot reach it there",
+            );
+        }
         Gate::new(GateName::Address, passage, found).because(
             sentences(&wrong),
             "status.podIPs, spec.ipFamilies of the Service",

@@ -8,7 +8,7 @@ use fairlead_objects::{LabelMap, Pod, Service};
 use fairlead_planner::selects;
 use serde::Serialize;
 
-use crate::input::Objects;
+use crate::objects::Objects;
 
 /// From this likeness on, one text may well be meant for the other. `api-svc` and `api-service` have 0.64.
 const ALIKE: f64 = 0.6;

@@ -12,11 +12,12 @@ use fairlead_planner::{EndpointsPlan, Level, Note, NoteKind, Plan, Subject};
 use serde::Serialize;
 
 use super::{
+    divergence::{self, Divergence},
     gates::PodReport,
     nearness::{self, NearMiss, Others},
 };
 use crate::{
-    input::Objects,
+    objects::{Objects, Origin},
     snapshot::{Decision, Snapshot},
 };
 
@@ -71,8 +72,17 @@ pub(super) struct Report {
     pub(super) slices: Vec<SliceReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) endpoints: Option<EndpointsReport>,
-    /// Whether slices and Endpoints were planned; else they count as they are in the input.
+    /// Whether slices and Endpoints were planned; else they count as they are.
     pub(super) planned: bool,
+    /// Where what is there differs from what the controller would leave.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) divergences: Vec<Divergence>,
+    /// Where it is there.
+    #[serde(skip)]
+    pub(super) place: &'static str,
+    /// Whether it is certain that there is nothing else.
+    #[serde(skip)]
+    pub(super) complete: bool,
     /// Everything that the planner noted.
     pub(super) notes: Vec<NoteReport>,
     /// What the planner's checker objects to; anything here is a bug.
@@ -88,7 +98,7 @@ pub(super) struct ServiceReport {
     pub(super) name: String,
     #[serde(rename = "type")]
     pub(super) kind: &'static str,
-    /// `None` for a headless one; empty if the input has none.
+    /// `None` for a headless one; empty if it is not known.
     #[serde(rename = "clusterIPs")]
     pub(super) cluster_ips: Vec<String>,
     pub(super) families: Vec<Family>,
@@ -138,7 +148,7 @@ pub(super) struct EndpointsReport {
     pub(super) change: Change,
 }
 
-/// What the controller would do with an object of the input.
+/// What the controller would do with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Change {
@@ -207,6 +217,13 @@ impl Report {
             slices: slices(&decision, service, &left, given, planned),
             endpoints: endpoints(&decision, objects, planned),
             planned,
+            divergences: if planned {
+                divergence::divergences(objects, &decision, given)
+            } else {
+                Vec::new()
+            },
+            place: objects.origin.place(),
+            complete: objects.origin != Origin::Files,
             notes: if planned {
                 decision.plan.notes.iter().map(NoteReport::from).collect()
             } else {

@@ -1,32 +1,16 @@
 //! From documents to objects, by kind.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use fairlead_objects::{
-    EndpointSlice, Endpoints, Node, NodeObject, ObjectMeta, Pod, PodObject, Service, ServiceKey,
-    ServiceObject,
-};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Condition, Objects, Problems, Source,
+    Problems, Source,
     document::{self, Document, Step},
     fields,
     problem::Problem,
 };
-
-/// API versions and kinds that the planner or the compiler needs.
-const NEEDED: &[(&str, &str)] = &[
-    ("v1", "Service"),
-    ("v1", "Pod"),
-    ("v1", "Node"),
-    ("v1", "Endpoints"),
-    ("discovery.k8s.io/v1", "EndpointSlice"),
-];
-
-/// Namespace of objects that do not say.
-const DEFAULT_NAMESPACE: &str = "default";
+use crate::objects::{DEFAULT_NAMESPACE, Kind, Objects};
 
 /// Objects, problems and notices, as they come in.
 #[derive(Default)]
@@ -126,9 +110,7 @@ impl Collection {
     }
 
     fn add_object(&mut self, item: &Item<'_>, value: Value) {
-        if !NEEDED.contains(&(&item.api_version, &item.kind)) {
-            return self.skip(item);
-        }
+        let Some(kind) = Kind::named(&item.api_version, &item.kind) else { return self.skip(item) };
         let before = self.problems.len();
         if value.pointer("/metadata/name").and_then(Value::as_str).is_none_or(str::is_empty) {
             let message = "missing; expected the name of the object".to_owned();
@@ -143,7 +125,7 @@ impl Collection {
             let place = item.document.place();
             self.notices.push(format!("warning: {place}: {} replaces the one in {first}", item.subject));
         }
-        if let Err(problem) = self.insert(item, value) {
+        if let Err(problem) = self.insert(item, kind, value) {
             self.problems.push(problem);
         }
     }
@@ -151,11 +133,11 @@ impl Collection {
     /// The kind is not needed, or it is needed in another version.
     fn skip(&mut self, item: &Item<'_>) {
         let place = item.document.place();
-        let known = NEEDED.iter().find(|(_, kind)| *kind == item.kind);
+        let known = Kind::ALL.into_iter().find(|kind| kind.as_str() == item.kind);
         // A group of its own with the same kind (Knative's Service) is simply another kind.
         let same_group = |version: &str| group(version) == group(&item.api_version);
-        match known.filter(|(version, _)| same_group(version)) {
-            Some((version, _)) => {
+        match known.map(Kind::api_version).filter(|version| same_group(version)) {
+            Some(version) => {
                 let message = format!("found {:?}, expected {version:?}", item.api_version);
                 self.problems.push(item.problem(&["apiVersion".into()], message));
             }
@@ -165,51 +147,12 @@ impl Collection {
         }
     }
 
-    fn insert(&mut self, item: &Item<'_>, value: Value) -> Result<(), Problem> {
-        match item.kind.as_str() {
-            "Service" => {
-                let dual_stack = asks_for_both_families(&value);
-                let service: Service = item.read::<ServiceObject>(value)?.into();
-                if dual_stack {
-                    self.objects.dual_stack.insert(service.key.clone());
-                }
-                self.objects.services.insert(service.key.clone(), service);
-            }
-            "Pod" => {
-                let failing = Condition::failing(&value);
-                let pod: Pod = item.read::<PodObject>(value)?.into();
-                let key = (pod.namespace.clone(), pod.name.clone());
-                if failing.is_empty() {
-                    self.objects.failing.remove(&key);
-                } else {
-                    self.objects.failing.insert(key.clone(), failing);
-                }
-                self.objects.pods.insert(key, pod);
-            }
-            "Node" => {
-                let node: Node = item.read::<NodeObject>(value)?.into();
-                self.objects.nodes.insert(node.name.clone(), node);
-            }
-            "Endpoints" => {
-                let mut endpoints: Endpoints = item.read(value)?;
-                let (namespace, name) = key(&mut endpoints.metadata);
-                self.objects.endpoints.insert(ServiceKey { namespace, name }, endpoints);
-            }
-            // Nothing else is in `NEEDED`.
-            _ => {
-                let mut slice: EndpointSlice = item.read(value)?;
-                self.objects.slices.insert(key(&mut slice.metadata), slice);
-            }
-        }
-        Ok(())
+    fn insert(&mut self, item: &Item<'_>, kind: Kind, value: Value) -> Result<(), Problem> {
+        self.objects.add(kind, value).map_err(|error| item.name(item.document.misread(&item.prefix, &error)))
     }
 }
 
 impl Item<'_> {
-    fn read<T: DeserializeOwned>(&self, value: Value) -> Result<T, Problem> {
-        self.document.read(&self.prefix, value).map_err(|problem| self.name(problem))
-    }
-
     fn problem(&self, path: &[Step], message: String) -> Problem {
         let path: Vec<Step> = self.prefix.iter().chain(path).cloned().collect();
         self.name(self.document.problem_at(&path, message))
@@ -224,26 +167,13 @@ impl Item<'_> {
 fn subject(api_version: &str, kind: &str, value: &Value) -> String {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
     let name = text("/metadata/name").unwrap_or("(no name)");
-    let namespaced = NEEDED.contains(&(api_version, kind)) && kind != "Node";
+    let namespaced = Kind::named(api_version, kind).is_some_and(Kind::is_namespaced);
     match text("/metadata/namespace").or_else(|| namespaced.then_some(DEFAULT_NAMESPACE)) {
         Some(namespace) => format!("{kind} {namespace}/{name}"),
         None => format!("{kind} {name}"),
     }
 }
 
-fn asks_for_both_families(service: &Value) -> bool {
-    let policy = service.pointer("/spec/ipFamilyPolicy").and_then(Value::as_str);
-    matches!(policy, Some("PreferDualStack" | "RequireDualStack"))
-}
-
 fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
-}
-
-/// Fills in the namespace and returns the key.
-fn key(metadata: &mut ObjectMeta) -> (Arc<str>, Arc<str>) {
-    let namespace = metadata.namespace.take().filter(|namespace| !namespace.is_empty());
-    let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-    metadata.namespace = Some(namespace.clone());
-    (namespace.into(), metadata.name.clone().unwrap_or_default().into())
 }

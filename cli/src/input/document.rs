@@ -14,6 +14,7 @@ use serde_path_to_error::{Path, Segment};
 use serde_saphyr::{Options, Spanned};
 
 use super::problem::Problem;
+use crate::objects::ReadError;
 
 /// Limits for hostile nesting stay as the parser sets them; limits on sheer size must fit a dump of a large cluster.
 fn options() -> Options {
@@ -133,10 +134,13 @@ impl<'a> Document<'a> {
 
     /// Reads `value`, which stands at `prefix` in this document, as a `T`.
     pub(crate) fn read<T: DeserializeOwned>(&self, prefix: &[Step], value: Value) -> Result<T, Problem> {
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path: Vec<Step> = prefix.iter().cloned().chain(steps(error.path())).collect();
-            self.problem_at(&path, expectation(&error.inner().to_string()))
-        })
+        serde_path_to_error::deserialize(value).map_err(|error| self.misread(prefix, &error))
+    }
+
+    /// What is wrong with the value at `prefix` in this document.
+    pub(crate) fn misread(&self, prefix: &[Step], error: &ReadError) -> Problem {
+        let path: Vec<Step> = prefix.iter().cloned().chain(steps(error.path())).collect();
+        self.problem_at(&path, expectation(&error.inner().to_string()))
     }
 
     /// A problem with the field at `path`.

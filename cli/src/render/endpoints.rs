@@ -3,17 +3,18 @@
 use crate::{
     Answer,
     args::RenderEndpoints,
-    input,
+    cluster::Scope,
     output::{Manifest, manifests},
     snapshot::{Snapshot, node_warning, warnings},
+    supply,
 };
 
 /// Plans every Service of the input. The objects come by namespace and Service; of one Service, the Endpoints before the
 /// slices, IPv4 before IPv6, then by name.
 pub(crate) fn run(args: &RenderEndpoints) -> anyhow::Result<Answer> {
-    let (objects, mut notices) = input::read(&args.files.files)?;
+    let (objects, mut notices) = supply::objects(&args.supply, Scope::Controller)?;
     if objects.services.is_empty() {
-        notices.push("warning: no Service in the input: there is nothing to plan".to_owned());
+        notices.push(format!("warning: no Service in {}: there is nothing to plan", objects.origin.place()));
     }
     notices.extend(node_warning(&objects));
     let snapshot = Snapshot::new(&objects);

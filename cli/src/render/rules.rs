@@ -19,8 +19,7 @@ pub(crate) fn run(args: &RenderRules) -> anyhow::Result<Answer> {
     if args.format == RulesFormat::Nft {
         bail!("--format nft is not yet possible in this version");
     }
-    let compilation =
-        Compilation::read(&args.files.files, &args.node, &args.facts, Family::from(args.family))?;
+    let compilation = Compilation::read(&args.supply, &args.node, &args.facts, Family::from(args.family))?;
     let output = match args.output.output {
         OutputFormat::Yaml => compilation.ruleset.render_document(),
         OutputFormat::Json => output::json(&Document::from(&compilation.ruleset))?,

@@ -11,17 +11,25 @@ use fairlead_compiler::{
 };
 use fairlead_objects::Family;
 
+use super::{
+    counters::{Counter, Counters},
+    decision,
+};
+
 /// Deepest nesting that is shown; the kernel refuses loops, a text may have them.
 const DEPTH: usize = 16;
 
 /// The account as text, with a line break at the end.
-pub(super) fn text(dump: &Dump, packet: &Packet, node: &str, trace: &Trace) -> String {
-    let mut account = Account { dump, packet, trace, text: String::new() };
+pub(super) fn text(dump: &Dump, counters: &Counters, packet: &Packet, node: &str, trace: &Trace) -> String {
+    let mut account = Account { dump, counters, packet, trace, text: String::new() };
     account.packet(node);
     for (table, chain) in hooks(&packet.origin) {
         account.hook(&table, &ChainName::from(chain));
     }
     account.verdict();
+    if !counters.is_empty() {
+        account.decisions();
+    }
     account.affinity();
     account.text
 }
@@ -46,6 +54,7 @@ fn hooks(origin: &Origin) -> [(Table, &'static str); 4] {
 
 struct Account<'a> {
     dump: &'a Dump,
+    counters: &'a Counters,
     packet: &'a Packet,
     trace: &'a Trace,
     text: String,
@@ -86,7 +95,9 @@ impl Account<'_> {
         let rules = dump.chain(table, name.as_str()).map(|chain| &chain.rules);
         for (index, rule) in held.iter().filter_map(|index| Some((index, rules?.get(*index)?))) {
             let comment = rule.comment.as_ref().map(|comment| format!("  # {comment}")).unwrap_or_default();
-            self.line(indent, &format!("{:>width$}  {}{comment}", index + 1, specification(rule)));
+            let counter = self.counters.at(table, name, *index);
+            let counter = counter.map(|counter| format!("  ({counter})")).unwrap_or_default();
+            self.line(indent, &format!("{:>width$}  {}{comment}{counter}", index + 1, specification(rule)));
             let below = indent + width + 2;
             if let Some(remark) = self.remark(name, rule) {
                 self.line(below, &format!("=> {remark}"));
@@ -176,25 +187,57 @@ impl Account<'_> {
         }
     }
 
-    /// A packet that no rule dropped was dropped at the end of a built-in chain.
-    fn policy(&mut self) {
-        let drops = |rule: &&Rule| matches!(rule.target, Some(Target::Drop));
-        let mut held = self
-            .trace
-            .path
-            .iter()
-            .filter_map(|step| self.dump.chain(&step.table, step.chain.as_str())?.rules.get(step.index));
-        if !self.trace.shares.contains_key(&Outcome::Dropped) || held.any(|rule| drops(&rule)) {
-            return;
+    /// The chains by whose policy it may be dropped. A packet that no rule dropped was dropped at the end of one.
+    fn policies(&self) -> Vec<(Table, &'static str)> {
+        let drops = |rule: &Rule| matches!(rule.target, Some(Target::Drop));
+        let mut held = self.trace.path.iter().filter_map(|step| decision::rule(self.dump, step));
+        if !self.trace.shares.contains_key(&Outcome::Dropped) || held.any(drops) {
+            return Vec::new();
         }
-        let policies: Vec<String> = hooks(&self.packet.origin)
-            .into_iter()
-            .filter(|(table, name)| {
-                self.dump.chain(table, name).is_some_and(|chain| chain.policy == Some(Policy::Drop))
+        let drops = |(table, name): &(Table, &str)| {
+            self.dump.chain(table, name).is_some_and(|chain| chain.policy == Some(Policy::Drop))
+        };
+        hooks(&self.packet.origin).into_iter().filter(drops).collect()
+    }
+
+    fn policy(&mut self) {
+        let names: Vec<String> =
+            self.policies().iter().map(|(table, name)| format!("{table} {name}")).collect();
+        if !names.is_empty() {
+            self.line(2, &format!("by the policy DROP of {}", names.join(" or ")));
+        }
+    }
+
+    /// The rules that decide, with what they have decided before. Rules of nat meet the first packet of a connection only.
+    fn decisions(&mut self) {
+        let told = |what: String, counter: Option<Counter>| match counter {
+            Some(counter) => format!("{what} ({counter})"),
+            None => what,
+        };
+        let trace = self.trace;
+        let deciding = trace.path.iter().filter(|step| decision::decides(self.dump, trace, step));
+        let mut lines: Vec<String> = deciding
+            .map(|step| {
+                let rule = decision::rule(self.dump, step).map(specification).unwrap_or_default();
+                let place = format!("{} {}, rule {}", step.table, step.chain, step.index + 1);
+                format!("{}: {rule}", told(place, self.counters.of_rule(step)))
             })
-            .map(|(table, name)| format!("{table} {name}"))
             .collect();
-        self.line(2, &format!("by the policy DROP of {}", policies.join(" or ")));
+        lines.extend(self.policies().into_iter().map(|(table, name)| {
+            let counter = self.counters.of_policy(&table, &ChainName::from(name));
+            told(format!("{table} {name}, its policy DROP"), counter)
+        }));
+        match lines.as_slice() {
+            [] => self.line(0, "decided by no rule"),
+            lines => {
+                let nat =
+                    if trace.outcome == Outcome::Accepted { "; nat counts first packets only" } else { "" };
+                self.line(0, &format!("decided by (with what met it before{nat})"));
+                for line in lines {
+                    self.line(2, line);
+                }
+            }
+        }
     }
 
     fn target(&mut self, target: &Destination, width: usize) {

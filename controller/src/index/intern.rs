@@ -23,6 +23,11 @@ impl<T: ?Sized> Default for Interner<T> {
 }
 
 impl<T: Eq + Hash + ?Sized> Interner<T> {
+    /// The copy of `value` that all share, if there is one.
+    pub(super) fn known(&self, value: &T) -> Option<Arc<T>> {
+        self.values.get(value).cloned()
+    }
+
     /// The copy of `value` that all share.
     pub(super) fn share(&mut self, value: Arc<T>) -> Arc<T> {
         if let Some(known) = self.values.get(&value) {

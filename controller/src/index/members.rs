@@ -11,7 +11,7 @@ use fairlead_objects::{LabelMap, Pod, Service};
 use fairlead_planner::selects;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::Epoch;
+use super::{Epoch, intern::Interner};
 
 type Pair = (Arc<str>, Arc<str>);
 
@@ -21,6 +21,8 @@ pub(super) struct Namespace {
     services: FxHashMap<Arc<str>, ServiceEntry>,
     pods: FxHashMap<Arc<str>, PodEntry>,
     filed: FxHashMap<Pair, Vec<Arc<str>>>,
+    /// Sets of Services that Pods belong to.
+    memberships: Interner<[Arc<str>]>,
 }
 
 #[derive(Debug)]
@@ -34,8 +36,8 @@ struct ServiceEntry {
 #[derive(Debug)]
 struct PodEntry {
     pod: Arc<Pod>,
-    /// Names of the Services that select it, sorted.
-    services: Box<[Arc<str>]>,
+    /// Names of the Services that select it, sorted; shared by the Pods of a workload.
+    services: Arc<[Arc<str>]>,
     epoch: Epoch,
 }
 
@@ -107,7 +109,7 @@ impl Namespace {
         for (pod_name, pod) in &mut self.pods {
             if selects(&selector, &pod.pod.labels) {
                 entry.members.insert(Arc::clone(pod_name));
-                pod.services = with(&pod.services, name);
+                pod.services = self.memberships.share(with(&pod.services, name));
             }
         }
     }
@@ -125,13 +127,14 @@ impl Namespace {
         }
         for pod_name in entry.members.drain() {
             if let Some(pod) = self.pods.get_mut(&pod_name) {
-                pod.services = pod.services.iter().filter(|service| *service != name).cloned().collect();
+                let others = pod.services.iter().filter(|service| *service != name).cloned().collect();
+                pod.services = self.memberships.share(others);
             }
         }
     }
 
     /// Names of the Services that select these labels, sorted.
-    fn matching(&self, labels: &LabelMap) -> Box<[Arc<str>]> {
+    fn matching(&mut self, labels: &LabelMap) -> Arc<[Arc<str>]> {
         let filed = labels
             .iter()
             .filter_map(|(key, value)| self.filed.get(&(Arc::clone(key), Arc::clone(value))))
@@ -142,7 +145,7 @@ impl Namespace {
         });
         let mut names: Vec<Arc<str>> = selecting.cloned().collect();
         names.sort_unstable();
-        names.into()
+        self.memberships.share(names.into())
     }
 
     pub(super) fn apply_pod(&mut self, pod: Pod, epoch: Epoch) -> PodChange {
@@ -156,8 +159,8 @@ impl Namespace {
         let relabelled = known.pod.labels != pod.labels;
         let otherwise_same =
             relabelled && Pod { labels: Arc::clone(&pod.labels), ..(*known.pod).clone() } == pod;
-        let old_services = std::mem::take(&mut known.services);
-        let services = if relabelled { self.matching(&pod.labels) } else { old_services.clone() };
+        let old_services = Arc::clone(&known.services);
+        let services = if relabelled { self.matching(&pod.labels) } else { Arc::clone(&old_services) };
         self.move_member(&name, &old_services, &services);
         let dirty = if otherwise_same {
             // Only the Services that it joins or leaves see a difference.
@@ -195,7 +198,7 @@ impl Namespace {
     pub(super) fn delete_pod(&mut self, name: &Arc<str>) -> Option<PodChange> {
         let PodEntry { pod, services, .. } = self.pods.remove(name)?;
         self.move_member(name, &services, &[]);
-        Some(PodChange { name: Arc::clone(name), old_node: pod.node.clone(), dirty: services.into_vec() })
+        Some(PodChange { name: Arc::clone(name), old_node: pod.node.clone(), dirty: services.to_vec() })
     }
 
     pub(super) fn service(&self, name: &str) -> Option<&Arc<Service>> {
@@ -247,7 +250,7 @@ fn difference<'a>(left: &'a [Arc<str>], right: &'a [Arc<str>]) -> impl Iterator<
     left.iter().filter(|name| right.binary_search(name).is_err()).cloned()
 }
 
-fn with(services: &[Arc<str>], name: &Arc<str>) -> Box<[Arc<str>]> {
+fn with(services: &[Arc<str>], name: &Arc<str>) -> Arc<[Arc<str>]> {
     match services.binary_search(name) {
         Ok(_) => services.into(),
         Err(position) => {

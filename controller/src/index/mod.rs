@@ -202,6 +202,20 @@ impl Index {
         self.names.share(Arc::clone(text))
     }
 
+    /// The shared copy of the labels of the Pod called `pod`.
+    fn labels(&mut self, labels: &LabelMap, pod: &Arc<str>) -> Arc<LabelMap> {
+        if let Some(known) = self.label_maps.known(labels) {
+            return known;
+        }
+        // Labels that are one Pod's alone still have their words in common with others.
+        let names = &mut self.names;
+        let mut word = |word: &Arc<str>| {
+            if word == pod { Arc::clone(pod) } else { names.share(Arc::clone(word)) }
+        };
+        let labels = labels.iter().map(|(key, value)| (word(key), word(value))).collect();
+        self.label_maps.share(Arc::new(labels))
+    }
+
     /// A Service was seen.
     pub fn apply_service(&mut self, service: Service) -> Dirty {
         let epoch = self.epoch(Kind::Services);
@@ -226,9 +240,11 @@ impl Index {
     pub fn apply_pod(&mut self, mut pod: Pod) -> Dirty {
         let epoch = self.epoch(Kind::Pods);
         pod.namespace = self.name(&pod.namespace);
-        pod.labels = self.label_maps.share(pod.labels);
+        pod.labels = self.labels(&pod.labels, &pod.name);
         pod.ports = self.ports.share(pod.ports);
-        pod.node = pod.node.as_ref().map(|node| self.names.share(Arc::clone(node)));
+        pod.node = pod.node.map(|node| self.names.share(node));
+        pod.subdomain = pod.subdomain.map(|subdomain| self.names.share(subdomain));
+        pod.hostname = pod.hostname.map(|hostname| shared_with(&pod.name, hostname));
         let (namespace, node) = (Arc::clone(&pod.namespace), pod.node.clone());
         let entry = self.namespaces.entry(Arc::clone(&namespace)).or_default();
         let change = entry.apply_pod(pod, epoch);
@@ -339,6 +355,11 @@ impl Index {
         let nodes = self.nodes.values().filter(|entry| entry.node.is_some()).count();
         Sizes { objects: [services, nodes, self.slices.len(), self.endpoints.len(), pods] }
     }
+}
+
+/// `text`, or the copy of it that is held anyway.
+fn shared_with(held: &Arc<str>, text: Arc<str>) -> Arc<str> {
+    if text == *held { Arc::clone(held) } else { text }
 }
 
 fn services(namespace: &Arc<str>, names: Vec<Arc<str>>, cause: Cause) -> Dirty {

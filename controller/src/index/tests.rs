@@ -363,3 +363,41 @@ fn snapshot_knows_the_shares_for_services_that_ask_for_them() {
     index.apply_node(unready);
     assert!(index.snapshot(&key("auto")).shares.is_none());
 }
+
+/// Upstream looks at addresses, readiness and deletion only.
+#[test]
+fn pod_dirties_its_services_by_everything_that_plans_depend_on() {
+    for patch in [
+        json!({"status": {"phase": "Failed"}}),
+        json!({"status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}}),
+        json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+        json!({"metadata": {"uid": "another"}}),
+        json!({"spec": {"nodeName": "n2"}}),
+        json!({"spec": {"hostname": "h", "subdomain": "web"}}),
+        json!({"spec": {"containers": [{"ports": [{"name": "http", "containerPort": 9}]}]}}),
+    ] {
+        let mut index = index();
+        index.apply_service(service("web", json!({})));
+        index.apply_pod(pod("a", "web", "n1", "10.0.0.1"));
+        let dirty = index.apply_pod(pod_with("a", "web", "n1", "10.0.0.1", patch.clone()));
+        assert_eq!(keys(dirty), ["web"], "{patch}");
+    }
+}
+
+/// Upstream takes note of such an answer, and waits for the object to be seen for ever.
+#[test]
+fn answer_that_comes_after_the_deletion_does_not_bring_the_object_back() {
+    let mut index = index();
+    let object = ServiceKey::new("default", "web-1");
+    index.sending_slice(&object, &with_port(ours("web-1", "web", 0), 8080));
+    index.apply_slice(with_port(ours("web-1", "web", 10), 8080));
+    assert_eq!(keys(index.delete_slice(&ours("web-1", "web", 12))), ["web"]);
+    index.wrote_slice(with_port(ours("web-1", "web", 10), 8080));
+    index.answered(Kind::EndpointSlices, &object);
+    assert!(ports_of(&index, "web").is_empty(), "it was gone at 12");
+    let mut again = ours("web-1", "web", 13);
+    again.metadata.uid = Some("another".into());
+    index.apply_slice(again);
+    assert_eq!(ports_of(&index, "web").len(), 1);
+}

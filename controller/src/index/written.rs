@@ -94,7 +94,7 @@ struct Entry<K> {
 #[derive(Debug)]
 struct Tombstone {
     uid: Option<String>,
-    /// Up to which version it was gone; `None` for ever, because we deleted it.
+    /// Up to which version it was gone; `None` for ever, because somebody deleted it.
     until: Option<String>,
 }
 
@@ -171,6 +171,10 @@ impl<K: Meta> Objects<K> {
         if self.tombstones.get(key).is_some_and(|tombstone| tombstone.uid == gone.uid) {
             self.tombstones.remove(key);
         }
+        if matches!(self.sent.get(key), Some(Sent::Write(_))) {
+            // The answer to that may be on its way; it is not to bring back what is gone.
+            self.tombstones.insert(key.clone(), Tombstone { uid: gone.uid.clone(), until: None });
+        }
         let known = self.entries.get(key)?.object.meta();
         let another = known.uid != gone.uid
             && !version::is_older(known.resource_version.as_deref(), gone.resource_version.as_deref());
@@ -190,7 +194,6 @@ impl<K: Meta> Objects<K> {
     }
 
     /// What the list of `epoch` did not hold: objects that are gone, and keys of those that we wrote meanwhile.
-    /// Deletions that it confirms are forgotten.
     pub(super) fn not_seen(&mut self, epoch: Epoch) -> (Vec<(ServiceKey, Arc<K>)>, Vec<ServiceKey>) {
         let absent = self.entries.iter().filter(|(_, entry)| entry.epoch != epoch);
         let (gone, unconfirmed): (Vec<_>, Vec<_>) = absent.partition(|(_, entry)| entry.confirmed);

@@ -36,11 +36,17 @@ use super::{
 };
 use crate::execute::FIELD_MANAGER;
 
-/// How much of a retry period is added at random, at most (as client-go), so that candidates do not come all at once.
+/// How much of a pause is added at random, at most (as client-go), so that candidates do not come all at once.
 const JITTER: f64 = 1.2;
+/// A standby looks so many times in a retry period. How late it sees the last renewal of a leader that vanished is how much
+/// later than the lease's end it takes over.
+const LOOKS: u32 = 4;
+
 /// What becomes of the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// It was acquired or renewed, and is ours until then unless it is renewed again. Comes before [`Change::Won`].
+    Held(Instant),
     /// It is ours.
     Won,
     /// It is not ours any more, or may not be.
@@ -156,6 +162,9 @@ impl Lease {
             };
             if let Some(outcome) = &outcome {
                 self.tell(&gate, outcome);
+            }
+            if let (Some(Ok(Outcome::Ours)), Some(until)) = (&outcome, candidate.deadline()) {
+                report(Change::Held(until));
             }
             if !led && candidate.term.is_some() {
                 report(Change::Won);
@@ -326,7 +335,7 @@ impl<L: Leases> Candidate<'_, L> {
                     report(Change::Lost);
                 }
                 // The end of the lease is not slept through.
-                jittered(times.retry).min(*left + jittered(times.retry / 20))
+                jittered(times.retry / LOOKS).min(*left + jittered(times.retry / 20))
             }
             Some(Ok(Outcome::Contended) | Err(_)) if led => self.expire(report).unwrap_or(times.retry / 4),
             Some(Ok(Outcome::Contended) | Err(_)) => jittered(times.retry),

@@ -46,6 +46,10 @@ impl Collector for Collected {
             .zip(self.queue.depth())
             .map(|(part, depth)| (part.word().to_owned(), depth));
         gauges(&mut encoder, "fairlead_queue_depth", "Services with a change to deal with", "part", depth)?;
+        let contested = Part::ALL.into_iter().zip(self.queue.contested(Instant::now()));
+        let contested = contested.map(|(part, count)| (part.word().to_owned(), count));
+        let help = "Services where something else keeps changing what is written";
+        gauges(&mut encoder, "fairlead_contested_services", help, "part", contested)?;
         let gates = self.readiness.gates();
         let synced = gates.iter().map(|gate| (gate.name().to_owned(), usize::from(gate.is_open())));
         gauges(

@@ -1,12 +1,17 @@
-//! Waiting for what happens to requests.
+//! Waiting for what happens to requests. What comes meanwhile has to agree with the rules, too.
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bed, From, SETTLE};
-use crate::{pod, probe::Outcome, servers::Protocol, wait};
+use super::{Bed, Connection, From, SETTLE};
+use crate::{
+    pod,
+    probe::Outcome,
+    servers::Protocol,
+    wait::{self, Look},
+};
 
 impl Bed {
     /// The first cluster IP of a Service, by its name or `namespace/name`.
@@ -35,18 +40,15 @@ impl Bed {
     ) -> Result<()> {
         let mut wanted = servers.to_vec();
         wanted.sort_unstable();
-        let client = self.client(from)?.unchecked();
+        let client = self.client(from)?;
         // With up to four servers, one of them stays silent through 48 fair draws once in a million runs.
         let what = format!("{target}/{protocol} to be answered by {wanted:?}");
-        wait::until_ok(&what, SETTLE, || {
+        wait::until(&what, SETTLE, || {
             let tally = client.ask_many(protocol, target, 48)?;
-            tally.check_answered()?;
             let shares = tally.shares();
             let answered: Vec<&str> = shares.keys().map(String::as_str).collect();
-            if answered != wanted {
-                bail!("{tally}");
-            }
-            Ok(())
+            let done = tally.check_answered().is_ok() && answered == wanted;
+            Ok(if done { Look::Done(()) } else { Look::NotYet(tally.to_string()) })
         })
     }
 
@@ -58,11 +60,21 @@ impl Bed {
         target: SocketAddr,
         wanted: &Outcome,
     ) -> Result<()> {
-        let client = self.client(from)?.unchecked();
-        wait::until_ok(&format!("{target}/{protocol} to end in `{wanted}`"), SETTLE, || {
+        let client = self.client(from)?;
+        wait::until(&format!("{target}/{protocol} to end in `{wanted}`"), SETTLE, || {
             let got = client.ask(protocol, target)?;
-            ensure!(got == *wanted, "{got}");
-            Ok(())
+            Ok(if got == *wanted { Look::Done(()) } else { Look::NotYet(got.to_string()) })
+        })
+    }
+
+    /// Waits until somebody accepts a connection.
+    pub fn await_connection(&self, from: From<'_>, target: SocketAddr) -> Result<Connection<'_>> {
+        let client = self.client(from)?;
+        wait::until(&format!("{target} to accept a connection"), SETTLE, || {
+            Ok(match client.connect(target)? {
+                Ok(connection) => Look::Done(connection),
+                Err(outcome) => Look::NotYet(outcome.to_string()),
+            })
         })
     }
 }

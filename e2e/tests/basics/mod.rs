@@ -13,7 +13,8 @@ use fairlead_e2e::{
     cases,
     plan::{self, Addresses, Families},
     programs::Variant,
-    suite, wait,
+    suite,
+    wait::{self, Look},
 };
 use fairlead_objects::Family;
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ const NODE_PORT: u16 = 30083;
 
 /// Runs the cases on a dual-stack bed of this variant.
 pub(crate) fn run(variant: Variant) -> ExitCode {
-    suite::run_on(
+    suite::run_traced_on(
         || Ok(Options { families: Families::DualStack, variant, ..Options::from_env()? }),
         Bed::start_programs,
         cases![
@@ -128,10 +129,10 @@ fn a_client_sticks_to_its_pod_in_both_families(bed: &mut Bed) -> Result<()> {
     )?;
     for target in targets {
         let client = bed.client(From::Pod("client"))?;
-        wait::until_ok("the client to stick to one Pod", SETTLE, || {
-            let tally = client.unchecked().ask_many(Protocol::Tcp, target, 30)?;
-            ensure!(tally.shares().len() == 1, "{tally}");
-            Ok(())
+        wait::until("the client to stick to one Pod", SETTLE, || {
+            let tally = client.ask_many(Protocol::Tcp, target, 30)?;
+            let stuck = tally.shares().len() == 1;
+            Ok(if stuck { Look::Done(()) } else { Look::NotYet(tally.to_string()) })
         })?;
         let tally = client.ask_many(Protocol::Tcp, target, 30)?;
         tally.check_answered()?;
@@ -149,10 +150,10 @@ fn the_local_policy_keeps_client_addresses_in_both_families(bed: &mut Bed) -> Re
     for ((near, far), client) in families.zip(each(plan::outside())) {
         let (near, far) = (SocketAddr::new(near, NODE_PORT), SocketAddr::new(far, NODE_PORT));
         bed.await_outcome(From::Outside, Protocol::Tcp, far, &Outcome::TimedOut)?;
-        wait::until_ok("the Pod to see the client", SETTLE, || {
-            let seen = bed.client(From::Outside)?.unchecked().ask(Protocol::Tcp, near)?.answer()?.client;
-            ensure!(seen.ip() == client, "it sees {seen}");
-            Ok(())
+        wait::until("the Pod to see the client", SETTLE, || {
+            let outcome = bed.client(From::Outside)?.ask(Protocol::Tcp, near)?;
+            let right = matches!(&outcome, Outcome::Answered(answer) if answer.client.ip() == client);
+            Ok(if right { Look::Done(()) } else { Look::NotYet(outcome.to_string()) })
         })?;
         let tally = bed.client(From::Outside)?.ask_many(Protocol::Tcp, near, 20)?;
         tally.check_fair(&["my-app-1"])?;
@@ -204,10 +205,12 @@ fn packets_that_go_another_way_than_traced_are_noticed(bed: &mut Bed) -> Result<
     let client = bed.client(From::Pod("client"))?;
     client.ask(Protocol::Tcp, target)?.answer()?;
     rule("-A")?;
-    let noticed = client.ask(Protocol::Tcp, target);
+    let noticed = [client.ask(Protocol::Tcp, target).map(drop), client.connect(target).map(drop)];
     rule("-D")?;
-    let error = noticed.err().context("nothing was noticed")?;
-    ensure!(format!("{error:#}").contains("the tracer disagrees"), "{error:#}");
+    for noticed in noticed {
+        let error = noticed.err().context("nothing was noticed")?;
+        ensure!(format!("{error:#}").contains("the tracer disagrees"), "{error:#}");
+    }
     client.ask(Protocol::Tcp, target)?.answer().map(drop)
 }
 

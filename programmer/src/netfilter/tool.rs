@@ -130,6 +130,11 @@ impl Tool {
         self.run(&self.save, &[], "").await
     }
 
+    /// As [`Self::save_all`], with the counters of every rule.
+    pub async fn save_counted(&self) -> Result<String, ToolError> {
+        self.run(&self.save, &["--counters"], "").await
+    }
+
     async fn run(&self, program: &Path, arguments: &[&str], input: &str) -> Result<String, ToolError> {
         run(program, arguments, input).await
     }

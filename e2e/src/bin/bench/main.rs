@@ -6,8 +6,10 @@
 mod compiling;
 mod controllers;
 mod first_packet;
+mod heap;
 mod planning;
 mod programming;
+mod proxies;
 mod report;
 mod router;
 mod workload;
@@ -24,7 +26,7 @@ const SIZES: [usize; 3] = [100, 1_000, 10_000];
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Args {
-    /// Only the parts whose name contains one of these words: plan, compile, program, first-packet, controllers.
+    /// Only the parts whose name contains one of these words: plan, heap, compile, program, first-packet, controllers, proxies.
     parts: Vec<String>,
     /// Cargo passes this to benches; it means nothing here.
     #[arg(long, hide = true)]
@@ -33,12 +35,14 @@ struct Args {
 
 type Part = (&'static str, fn() -> Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 7] = [
     ("plan", planning::measure),
+    ("heap", heap::measure),
     ("compile", compiling::measure),
     ("program", programming::measure),
     ("first-packet", first_packet::measure),
     ("controllers", controllers::measure),
+    ("proxies", proxies::measure),
 ];
 
 fn main() -> ExitCode {

@@ -59,7 +59,14 @@ pub enum SliceEdit {
     Patch(Value),
     /// Put one address there that is nobody's, in place of all.
     Stranger,
+    /// Delete it, but keep it from going.
+    Hold,
+    /// Let go all that are held.
+    Release,
 }
+
+/// What keeps a slice from going.
+const FINALIZER: &str = "example.com/held";
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -146,13 +153,29 @@ fn edit_slice(
         "kubernetes.io/service-name={service},endpointslice.kubernetes.io/managed-by={manager}.k8s.io"
     );
     let mut slices: Vec<Value> = kubernetes.list("EndpointSlice", namespace, &labels)?;
+    if matches!(edit, SliceEdit::Release) {
+        let held = slices.iter().filter(|slice| !slice["metadata"]["deletionTimestamp"].is_null());
+        return held.into_iter().try_for_each(|slice| {
+            let name = slice["metadata"]["name"].as_str().unwrap_or_default();
+            let patch = json!({"metadata": {"finalizers": null}});
+            kubernetes.merge("EndpointSlice", namespace, name, patch).map(drop)
+        });
+    }
+    slices.retain(|slice| slice["metadata"]["deletionTimestamp"].is_null());
     slices.sort_by_cached_key(content);
     let Some(slice) = slices.get(rank % slices.len().max(1)) else {
         return Ok(());
     };
     let name = slice["metadata"]["name"].as_str().unwrap_or_default();
     let patch = match edit {
-        SliceEdit::Delete => return kubernetes.delete("EndpointSlice", namespace, name, 0),
+        SliceEdit::Delete | SliceEdit::Release => {
+            return kubernetes.delete("EndpointSlice", namespace, name, 0);
+        }
+        SliceEdit::Hold => {
+            let patch = json!({"metadata": {"finalizers": [FINALIZER]}});
+            kubernetes.merge("EndpointSlice", namespace, name, patch)?;
+            return kubernetes.delete("EndpointSlice", namespace, name, 0);
+        }
         SliceEdit::Patch(patch) => patch.clone(),
         SliceEdit::Stranger => {
             let address = if slice["addressType"] == "IPv6" { "fd00:99::1" } else { "10.99.0.1" };

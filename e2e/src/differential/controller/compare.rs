@@ -1,7 +1,6 @@
 //! The comparison of two sides, and its exceptions.
 //!
-//! Invariant: an exception is one of [`Exception`], each of which stands in `docs/differences.md`; everything else that
-//! differs is a [`Difference`].
+//! Invariant: what differs is a [`Difference`], or is excused by an [`Exception`], which only ever excuses the genuine side.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,70 +9,12 @@ use std::{
 
 use serde_json::Value;
 
-use super::state::Key;
-
-/// Where the two sides may differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Exception {
-    /// Endpoints with a Pod that has an address and no node.
-    PodWithoutNode,
-    /// The field `generateName` of mirrored slices.
-    MirroredGenerateName,
-    /// An empty slice beside others.
-    EmptySlice,
-    /// Mirrored slices of both families.
-    MirrorRecycling,
-    /// A genuine controller that takes its own view for outdated, for good.
-    StuckTracker,
-}
-
-impl Exception {
-    /// All.
-    pub const ALL: [Self; 5] = [
-        Self::PodWithoutNode,
-        Self::MirroredGenerateName,
-        Self::EmptySlice,
-        Self::MirrorRecycling,
-        Self::StuckTracker,
-    ];
-
-    /// What `docs/differences.md` calls it.
-    pub fn subject(self) -> &'static str {
-        match self {
-            Self::PodWithoutNode => "Pod with an address and no `nodeName`",
-            Self::MirroredGenerateName => "Mirrored slice that is written again",
-            Self::EmptySlice => "Slice without endpoints beside others",
-            Self::MirrorRecycling => "Mirrored slices of both families that are recycled",
-            Self::StuckTracker => "Slice that is relabelled, or waits for a finalizer",
-        }
-    }
-
-    /// Why it is right that the sides differ.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::PodWithoutNode => {
-                "kube-controller-manager sends an empty nodeName for a Pod that has an address and no node; the API server \
-                 refuses the Endpoints, which stay as they were until the Pod goes. Fairlead leaves nodeName out."
-            }
-            Self::MirroredGenerateName => {
-                "kube-controller-manager sends a mirrored slice without generateName when it writes it again; Fairlead \
-                 keeps the field, as both do for slices of Services with a selector."
-            }
-            Self::EmptySlice => {
-                "a slice without endpoints is left alone as long as some Pod, even one that is not published, has its port \
-                 set; whether there is one depends on what a controller saw between two changes."
-            }
-            Self::MirrorRecycling => {
-                "with new slices of both families and an old one to recycle, kube-controller-manager takes the wrong one for \
-                 recycled, and creates one that exists until a retry draws another order."
-            }
-            Self::StuckTracker => {
-                "kube-controller-manager remembers a slice that it will never see again, and waits for it until it is \
-                 restarted; a deletion that it hears of before the answer to its own write is enough."
-            }
-        }
-    }
-}
+use super::{
+    complaints::{Complaints, Part},
+    exception::Exception,
+    side::MIRRORED_PER_SUBSET,
+    state::Key,
+};
 
 /// Something that differs.
 #[derive(Clone, Debug)]
@@ -91,34 +32,84 @@ impl fmt::Display for Difference {
     }
 }
 
+/// What the objects that the script made say about a Service.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Whether a controller writes its Endpoints.
+    pub managed: bool,
+    /// Whether it has topology mode `Auto`.
+    pub auto: bool,
+    /// The port sets that its Pods have, as groups of slices are called after.
+    pub port_sets: BTreeSet<String>,
+}
+
 /// Compares, and remembers what exceptions need to remember.
 #[derive(Debug, Default)]
 pub struct Comparison {
+    /// Facts about all Services that are there.
+    facts: BTreeMap<Key, Facts>,
     /// Services whose Endpoints the genuine controller could not write; what it mirrors of them is old, too.
     frozen: BTreeSet<Key>,
-    /// Services whose slices the genuine controller says that it cannot write, and why.
-    pub stuck: BTreeMap<Key, Exception>,
+    /// Services with a mirrored slice that does not hold all addresses.
+    cut: BTreeSet<Key>,
+    /// Slices that the genuine controller says that it cannot write.
+    complaints: Complaints,
+    /// Slices that it could not write when their Service became one that it leaves alone.
+    abandoned: Complaints,
     /// How often each exception was needed.
     pub used: BTreeMap<Exception, usize>,
 }
 
 impl Comparison {
-    /// To be called at each quiet point, before [`Comparison::differences`]. `managed` says whether a controller writes the
-    /// Endpoints of a Service.
-    pub fn note(&mut self, ours: &BTreeMap<Key, Value>, managed: impl Fn(&Key) -> bool) {
+    /// To be called at each quiet point, before anything else.
+    pub fn note(&mut self, ours: &BTreeMap<Key, Value>, facts: BTreeMap<Key, Facts>, complaints: Complaints) {
+        self.abandoned.append(&mut std::mem::replace(&mut self.complaints, complaints));
+        self.abandoned.retain(|(key, _), _| facts.get(key).is_some_and(|facts| !facts.managed));
+        self.facts = facts;
         for (key, objects) in ours {
             if has_address_without_node(&objects["Endpoints"]) {
                 self.frozen.insert(key.clone());
-            } else if managed(key) {
+            } else if self.facts.get(key).is_some_and(|facts| facts.managed) {
                 self.frozen.remove(key);
             }
         }
         self.frozen.retain(|key| ours.contains_key(key));
+        let cut = ours.iter().filter(|(_, objects)| is_cut(objects));
+        self.cut = cut.map(|(key, _)| key.clone()).collect();
     }
 
-    /// Whether the genuine controller could not write what belongs to a Service.
+    /// Whether the genuine controller could not write the Endpoints of a Service.
     pub fn is_frozen(&self, key: &Key) -> bool {
-        self.frozen.contains(key) || self.stuck.contains_key(key)
+        self.frozen.contains(key)
+    }
+
+    /// Why the genuine side may not be as Fairlead would leave it; `hints_only` says that it is about hints and nothing
+    /// else.
+    pub fn excuse_write(&mut self, key: &Key, part: Part, hints_only: bool) -> Option<Exception> {
+        let auto = self.facts.get(key).is_some_and(|facts| facts.auto);
+        if hints_only && auto {
+            self.use_up(Exception::HintsDealtAgain);
+            return Some(Exception::HintsDealtAgain);
+        }
+        self.excuse(key, part)
+    }
+
+    /// Why the genuine side may differ.
+    fn excuse(&self, key: &Key, part: Part) -> Option<Exception> {
+        let frozen = part != Part::Selected && self.frozen.contains(key);
+        let cut = part == Part::Mirrored && self.cut.contains(key);
+        let gone = part == Part::Selected && !self.facts.contains_key(key);
+        [(frozen, Exception::PodWithoutNode), (cut, Exception::MirrorCut), (gone, Exception::GoneService)]
+            .into_iter()
+            .find_map(|(holds, exception)| holds.then_some(exception))
+            .or_else(|| {
+                let about = (key.clone(), part);
+                self.complaints.get(&about).or_else(|| self.abandoned.get(&about)).copied()
+            })
+    }
+
+    fn use_up(&mut self, exception: Exception) {
+        *self.used.entry(exception).or_default() += 1;
     }
 
     /// What differs, without exceptions.
@@ -138,32 +129,19 @@ impl Comparison {
             return None;
         }
         if drop_generate_name(&mut kcm) | drop_generate_name(&mut ours) {
-            *self.used.entry(Exception::MirroredGenerateName).or_default() += 1;
+            self.use_up(Exception::MirroredGenerateName);
         }
-        if self.frozen.contains(key) {
-            *self.used.entry(Exception::PodWithoutNode).or_default() += 1;
-            for side in [&mut kcm, &mut ours] {
-                if let Some(objects) = side.as_object_mut() {
-                    objects.retain(|name, _| name != "Endpoints" && !name.starts_with("mirrored"));
-                }
+        for part in [Part::Endpoints, Part::Selected, Part::Mirrored] {
+            if let Some(exception) = self.excuse(key, part)
+                && drop_excused(exception, part, &mut kcm, &mut ours)
+            {
+                self.use_up(exception);
             }
         }
-        if let Some(exception) = self.stuck.get(key) {
-            *self.used.entry(*exception).or_default() += 1;
-            for side in [&mut kcm, &mut ours] {
-                if let Some(objects) = side.as_object_mut() {
-                    let selected = *exception == Exception::StuckTracker;
-                    objects.retain(|name, _| {
-                        let lost = name.starts_with("mirrored") || selected && name.starts_with("selected");
-                        !lost
-                    });
-                }
-            }
-        }
-        let dropped = drop_empty_slices(&mut kcm, &ours) + drop_empty_slices(&mut ours, &kcm);
-        if dropped > 0 {
-            *self.used.entry(Exception::EmptySlice).or_default() += dropped;
-        }
+        let port_sets = self.facts.get(key).map(|facts| facts.port_sets.clone()).unwrap_or_default();
+        let dropped = drop_empty_slices(&mut kcm, &ours, |_| true)
+            + drop_empty_slices(&mut ours, &kcm, |ports| port_sets.contains(ports));
+        (0..dropped).for_each(|_| self.use_up(Exception::EmptySlice));
         let mut lines = Vec::new();
         describe("", &kcm, &ours, &mut lines);
         if let (false, Some(fields)) = (lines.is_empty(), kcm.as_object()) {
@@ -177,31 +155,61 @@ impl Comparison {
     }
 }
 
-/// What kube-controller-manager's log says about slices that it cannot write.
-pub fn stuck(log: &str) -> BTreeMap<Key, Exception> {
-    let mut stuck = BTreeMap::new();
-    for line in log.lines() {
-        let exception =
-            if line.contains("endpointslicemirroring_controller") && line.contains("already exists") {
-                Exception::MirrorRecycling
-            } else if line.contains("EndpointSlice informer cache is out of date") {
-                Exception::StuckTracker
-            } else {
-                continue;
-            };
-        let key = line.split(" key=\"").nth(1).and_then(|rest| rest.split('"').next()?.split_once('/'));
-        if let Some((namespace, name)) = key {
-            stuck.insert((namespace.to_owned(), name.to_owned()), exception);
+/// Takes out of both what an exception is about; whether they differed there.
+fn drop_excused(exception: Exception, part: Part, kcm: &mut Value, ours: &mut Value) -> bool {
+    if exception == Exception::MirrorCut {
+        return drop_drawn(kcm, ours);
+    }
+    let drop_from = |side: &mut Value| {
+        let mut kept = side.as_object_mut().map(std::mem::take).unwrap_or_default();
+        let names: Vec<String> =
+            kept.keys().filter(|name| Part::of_group(name) == Some(part)).cloned().collect();
+        let dropped: Vec<_> = names.into_iter().filter_map(|name| kept.remove_entry(&name)).collect();
+        *side = if kept.is_empty() { Value::Null } else { Value::Object(kept) };
+        dropped
+    };
+    if exception == Exception::GoneService {
+        return !drop_from(kcm).is_empty();
+    }
+    drop_from(kcm) != drop_from(ours)
+}
+
+/// The endpoints of mirrored slices that are full on both sides.
+fn drop_drawn(kcm: &mut Value, ours: &mut Value) -> bool {
+    let mut differed = false;
+    let (Some(kcm), Some(ours)) = (kcm.as_object_mut(), ours.as_object_mut()) else { return false };
+    for (name, group) in kcm.iter_mut().filter(|(name, _)| Part::of_group(name) == Some(Part::Mirrored)) {
+        let Some(other) = ours.get_mut(name) else { continue };
+        if is_full(group) && is_full(other) {
+            differed |= group["endpoints"] != other["endpoints"];
+            group["endpoints"].take();
+            other["endpoints"].take();
         }
     }
-    stuck
+    differed
+}
+
+fn is_full(group: &Value) -> bool {
+    group["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == MIRRORED_PER_SUBSET)
+}
+
+/// Whether there is a full mirrored slice, and there are two subsets of the same ports, which a slice holds together.
+fn is_cut(objects: &Value) -> bool {
+    let full = objects
+        .as_object()
+        .into_iter()
+        .flatten()
+        .any(|(name, group)| Part::of_group(name) == Some(Part::Mirrored) && is_full(group));
+    let mut seen = BTreeSet::new();
+    let mut subsets = objects["Endpoints"]["subsets"].as_array().into_iter().flatten();
+    full && subsets.any(|subset| !seen.insert(subset["ports"].to_string()))
 }
 
 /// From the metadata of mirrored slices; whether there was any.
 fn drop_generate_name(objects: &mut Value) -> bool {
     let groups = objects.as_object_mut().into_iter().flatten();
     let mut dropped = false;
-    for (_, group) in groups.filter(|(name, _)| name.starts_with("mirrored")) {
+    for (_, group) in groups.filter(|(name, _)| Part::of_group(name) == Some(Part::Mirrored)) {
         for metadata in group["metadata"].as_array_mut().into_iter().flatten() {
             dropped |= metadata.as_object_mut().is_some_and(|fields| fields.remove("generateName").is_some());
         }
@@ -209,20 +217,25 @@ fn drop_generate_name(objects: &mut Value) -> bool {
     dropped
 }
 
-/// Groups of slices without endpoints that only `some` has, where both have another one of the manager and family; how
-/// many there were.
-fn drop_empty_slices(some: &mut Value, other: &Value) -> usize {
+/// Groups of slices without endpoints that only `some` has, where both have another one of the manager and family, and
+/// whose ports are right; how many there were.
+fn drop_empty_slices(some: &mut Value, other: &Value, is_right: impl Fn(&str) -> bool) -> usize {
     let (Some(some), Some(other)) = (some.as_object_mut(), other.as_object()) else { return 0 };
-    let kind = |name: &str| name.split(" slices with ports ").next().map(str::to_owned);
-    let common: BTreeSet<Option<String>> =
-        some.keys().filter(|name| other.contains_key(*name)).map(|name| kind(name)).collect();
+    let split = |name: &str| {
+        let (kind, ports) = name.split_once(" slices with ports ")?;
+        Some((kind.to_owned(), ports.to_owned()))
+    };
+    let common: BTreeSet<String> = some
+        .keys()
+        .filter(|name| other.contains_key(*name))
+        .filter_map(|name| split(name).map(|(kind, _)| kind))
+        .collect();
     let before = some.len();
     some.retain(|name, group| {
         let is_empty = group["endpoints"].as_array().is_some_and(Vec::is_empty);
-        other.contains_key(name)
-            || !name.starts_with("selected")
-            || !is_empty
-            || !common.contains(&kind(name))
+        let excused = split(name).is_some_and(|(kind, ports)| common.contains(&kind) && is_right(&ports));
+        let selected = Part::of_group(name) == Some(Part::Selected);
+        other.contains_key(name) || !selected || !is_empty || !excused
     });
     before - some.len()
 }
@@ -268,71 +281,4 @@ fn describe(place: &str, kcm: &Value, ours: &Value, lines: &mut Vec<String>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn one(objects: Value) -> BTreeMap<Key, Value> {
-        BTreeMap::from([(("here".to_owned(), "web".to_owned()), objects)])
-    }
-
-    fn endpoints(address: &Value) -> Value {
-        json!({"Endpoints": {
-            "metadata": {"labels": {"endpoints.kubernetes.io/managed-by": "endpoint-controller"}},
-            "subsets": [{"addresses": [address]}]}})
-    }
-
-    #[test]
-    fn differences_are_told_where_they_are() {
-        let (kcm, ours) =
-            (one(json!({"a": {"b": [1, 2], "c": 1}})), one(json!({"a": {"b": [2, 3], "c": 1}})));
-        let found = Comparison::default().differences(&kcm, &ours);
-        assert_eq!(found[0].to_string(), "Service here/web\n  a: b:\n    only kcm: 1\n    only ours: 3");
-        assert!(Comparison::default().differences(&kcm, &kcm).is_empty());
-    }
-
-    #[test]
-    fn the_log_tells_what_is_stuck() {
-        let log = "I1 1 endpointslicemirroring_controller.go:278] \"Error mirroring\" key=\"a/b\" err=\"x already exists\"\n\
-                   I1 1 other.go:1] \"fine\" key=\"a/c\"";
-        let key = ("a".to_owned(), "b".to_owned());
-        assert_eq!(stuck(log), BTreeMap::from([(key, Exception::MirrorRecycling)]));
-    }
-
-    #[test]
-    fn every_exception_is_documented() {
-        let page = std::fs::read_to_string(crate::tools::repository().join("docs/differences.md")).unwrap();
-        for exception in Exception::ALL {
-            assert!(page.contains(&format!("| {} |", exception.subject())), "{exception:?}");
-            assert!(!exception.reason().is_empty());
-        }
-    }
-
-    #[test]
-    fn an_empty_slice_is_excepted_beside_others_only() {
-        let group = |addresses: &[&str]| json!({"endpoints": addresses});
-        let (here, empty) = ("selected IPv4 slices with ports [1]", "selected IPv4 slices with ports []");
-        let without = one(json!({(here): group(&["10.0.0.1"])}));
-        let with = one(json!({(here): group(&["10.0.0.1"]), (empty): group(&[])}));
-        assert!(Comparison::default().differences(&without, &with).is_empty());
-        let alone = one(json!({(empty): group(&[])}));
-        assert_eq!(Comparison::default().differences(&one(json!({})), &alone).len(), 1);
-        let full = one(json!({(here): group(&["10.0.0.1"]), (empty): group(&["10.0.0.2"])}));
-        assert_eq!(Comparison::default().differences(&without, &full).len(), 1);
-    }
-
-    #[test]
-    fn endpoints_of_a_pod_without_node_are_excepted_until_a_controller_wrote_others() {
-        let mut comparison = Comparison::default();
-        let without = one(endpoints(&json!({"ip": "10.0.0.1", "targetRef": {"kind": "Pod"}})));
-        let with = one(endpoints(&json!({"ip": "10.0.0.1", "nodeName": "a", "targetRef": {"kind": "Pod"}})));
-        let empty = one(json!({}));
-        comparison.note(&without, |_| true);
-        assert!(comparison.differences(&empty, &without).is_empty());
-        comparison.note(&with, |_| false);
-        assert!(comparison.differences(&empty, &with).is_empty());
-        comparison.note(&with, |_| true);
-        assert_eq!(comparison.differences(&empty, &with).len(), 1);
-    }
-}
+mod tests;

@@ -37,7 +37,7 @@ impl PodModel {
         nodes: &[String],
         services: &[String],
     ) -> Self {
-        let node = if random.chance(96) { random.pick(nodes).cloned() } else { None };
+        let node = if random.chance(98) { random.pick(nodes).cloned() } else { None };
         let subdomain = if random.chance(30) { random.pick(services).cloned() } else { None };
         let mut pod = Self {
             hostname: random.chance(40).then(|| format!("host-{}", number % 5)),
@@ -76,6 +76,11 @@ impl PodModel {
     /// Whether it has this app's label.
     pub fn is_of(&self, app: &str) -> bool {
         self.labels.get("app").is_some_and(|own| *own == app)
+    }
+
+    /// Whether it was given a node.
+    pub fn has_node(&self) -> bool {
+        self.node.is_some()
     }
 
     /// Whether deleting it with a grace period leaves it there, marked.

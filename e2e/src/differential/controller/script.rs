@@ -1,19 +1,16 @@
 //! The script: a random cluster, and random changes to it, step by step.
 //!
-//! Invariants: the script follows from the seed and the options alone; it never looks at a cluster. It holds no change that
-//! is known to leave kube-controller-manager stuck for good: slices that it tracks are not given other values of the
-//! labels that it finds them by (it would wait for them until it is restarted).
+//! Invariants: the script follows from the seed alone; it never looks at a cluster. What leaves kube-controller-manager
+//! stuck for good (slices that it tracks are relabelled) is made good some steps later, by another Service of the name.
+
+mod hands;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::{
-    change::{Change, SliceEdit},
-    endpoints,
-    pod::PodModel,
-    random::Random,
-    service::{Kind, ServiceModel},
+    change::Change, crowd::Crowd, endpoints, pod::PodModel, random::Random, service::ServiceModel, state::Key,
 };
 use crate::kubernetes;
 
@@ -21,14 +18,13 @@ const NAMESPACES: usize = 4;
 const SERVICES: usize = 9;
 const PODS: usize = 16;
 const NODES: usize = 7;
+/// A crowd comes every so many steps, and stays for some.
+const CROWD_EVERY: usize = 50;
+const CROWD_COMES: usize = 10;
+const CROWD_GOES: usize = 16;
+/// A namespace is replaced every so many steps.
+const REPLACED_EVERY: usize = 20;
 const ZONES: [&str; 3] = ["east", "north", "west"];
-
-/// What the script is made for.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Whether Services with topology mode `Auto` are among the Services.
-    pub topology_auto: bool,
-}
 
 /// What happens between two quiet points.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +39,8 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub struct Script {
     random: Random,
-    options: Options,
+    is_tame: bool,
+    crowd: Option<Crowd>,
     spaces: Vec<Space>,
     /// Numbers given to Pods and namespaces.
     serial: usize,
@@ -60,6 +57,10 @@ struct Space {
     pods_changed: bool,
     /// Services that change in this step, or what was written for them.
     changed: BTreeSet<String>,
+    /// Services whose slices are in a stranger's hand, and for how many steps from now.
+    robbed: BTreeMap<String, usize>,
+    /// Services of which a slice is kept from being deleted.
+    held: Vec<String>,
 }
 
 /// A Service to touch at a quiet point.
@@ -73,10 +74,37 @@ pub struct Touch {
     pub by_hand: bool,
 }
 
+impl Touch {
+    /// The Service.
+    pub fn key(&self) -> Key {
+        (self.namespace.clone(), self.name.clone())
+    }
+}
+
 impl Script {
     /// The script of a seed.
-    pub fn new(seed: u64, options: Options) -> Self {
-        Self { random: Random::new(seed), options, spaces: Vec::new(), serial: 0, nodes_changed: true }
+    pub fn new(seed: u64) -> Self {
+        Self { is_tame: false, ..Self::tame(seed) }
+    }
+
+    /// A script without what takes special care afterwards: slices are not taken from their controllers, topology mode
+    /// `Auto` is not used, which is dealt by what was there before.
+    pub fn tame(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            is_tame: true,
+            crowd: None,
+            spaces: Vec::new(),
+            serial: 0,
+            nodes_changed: true,
+        }
+    }
+
+    /// The next step, counted from 1.
+    pub fn step(&mut self, number: usize) -> Step {
+        let mut step = if number == 1 { self.first() } else { self.next(number) };
+        self.change_crowd(number, &mut step);
+        step
     }
 
     /// The first step: nodes, namespaces, Pods. Services come with the second, so that they find all Pods.
@@ -92,7 +120,7 @@ impl Script {
         step
     }
 
-    /// The next step.
+    /// Another step.
     pub fn next(&mut self, number: usize) -> Step {
         let mut step = Step::default();
         self.nodes_changed = number > 2 && self.random.chance(20);
@@ -106,10 +134,23 @@ impl Script {
         for at in 0..self.spaces.len() {
             self.change_space(at, number, &mut step);
         }
-        if number.is_multiple_of(20) {
+        if number.is_multiple_of(REPLACED_EVERY) {
             self.replace_namespace(&mut step);
         }
         step
+    }
+
+    /// Now and then there are more addresses than Endpoints may hold.
+    fn change_crowd(&mut self, number: usize, step: &mut Step) {
+        match (number % CROWD_EVERY, &mut self.crowd) {
+            (CROWD_COMES, None) => self.crowd = Some(Crowd::new(number, &mut step.changes)),
+            (CROWD_GOES, Some(crowd)) => {
+                crowd.leave(&mut step.changes);
+                self.crowd = None;
+            }
+            (_, Some(crowd)) => crowd.change(&mut self.random, &mut step.changes),
+            _ => {}
+        }
     }
 
     /// All Services of namespaces that are there to stay.
@@ -122,12 +163,14 @@ impl Script {
         self.spaces
             .iter()
             .flat_map(|space| space.services.values().map(|service| touch(space, service)))
+            .chain(self.crowd.iter().map(Crowd::touch))
             .collect()
     }
 
     /// The namespaces that are there to stay.
-    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
-        self.spaces.iter().map(|space| space.name.as_str())
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        let crowd = self.crowd.iter().map(Crowd::namespace);
+        self.spaces.iter().map(|space| space.name.as_str()).chain(crowd).map(str::to_owned).collect()
     }
 
     /// Whether the sizes of a Service's slices are the same on both sides.
@@ -146,6 +189,8 @@ impl Script {
             pods: BTreeMap::new(),
             pods_changed: true,
             changed: BTreeSet::new(),
+            robbed: BTreeMap::new(),
+            held: Vec::new(),
         };
         for _ in 0..PODS * 2 / 3 {
             let pod = self.new_pod(&space);
@@ -160,7 +205,9 @@ impl Script {
         let about = format!(" {}/", gone.name);
         // Beside its deletion they would be refused or not, as it happens.
         step.edits.retain(|change| !change.subject().contains(&about));
-        step.changes.retain(|change| !change.subject().contains(&about));
+        step.changes.retain(|change| {
+            matches!(change, Change::Delete { kind: "Pod", .. }) || !change.subject().contains(&about)
+        });
         step.changes.push(Change::Delete {
             kind: "Namespace",
             namespace: String::new(),
@@ -186,8 +233,10 @@ impl Script {
             labels["node-role.kubernetes.io/control-plane"] = json!("");
         }
         let ready = if self.random.chance(85) { "True" } else { "False" };
+        // Always the same of one Node: kube-controller-manager does not see it change.
+        let cpu = if number.is_multiple_of(3) { "1500m" } else { "3" };
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node{number}"), "labels": labels},
-            "status": {"allocatable": {"cpu": self.random.one_of(["2", "4", "1500m"])},
+            "status": {"allocatable": {"cpu": cpu},
                 "conditions": [{"type": "Ready", "status": ready}]}})
     }
 
@@ -214,12 +263,14 @@ impl Script {
             _ => (false, false),
         };
         let mut space = self.spaces.swap_remove(at);
+        hands::release(&mut space, step);
         if number > 2 && self.random.chance(40) {
-            self.edit(&mut space, step);
+            self.edit(&mut space, number, step);
         }
         if pods {
             self.change_pods(&mut space, step);
         }
+        hands::replace_robbed(&mut space, step);
         if services {
             let count = if number <= 2 { SERVICES } else { 1 + self.random.below(3) };
             for _ in 0..count {
@@ -322,7 +373,8 @@ impl Script {
         if !space.changed.insert(name.clone()) {
             return;
         }
-        let settled = !space.pods_changed && !self.nodes_changed;
+        let robbed = space.robbed.contains_key(&name);
+        let settled = !space.pods_changed && !self.nodes_changed && !robbed;
         let delete =
             Change::Delete { kind: "Service", namespace: namespace.clone(), name: name.clone(), grace: 0 };
         let service = match space.services.remove(&name) {
@@ -350,52 +402,11 @@ impl Script {
     }
 
     fn new_service(&mut self, name: String, settled: bool) -> ServiceModel {
-        let mut service = ServiceModel::any(&mut self.random, name, self.options.topology_auto);
+        let mut service = ServiceModel::any(&mut self.random, name, !self.is_tame);
         service.fresh = settled;
         service
     }
-
-    /// By hand, on what a controller wrote, or beside it.
-    fn edit(&mut self, space: &mut Space, step: &mut Step) {
-        let names: Vec<String> = space.services.keys().cloned().collect();
-        let Some(name) = self.random.pick(&names).cloned() else { return };
-        space.changed.insert(name.clone());
-        let Some(service) = space.services.get_mut(&name) else { return };
-        service.fresh = false;
-        let namespace = space.name.clone();
-        let merge = |patch| Change::Merge {
-            kind: "Endpoints",
-            namespace: namespace.clone(),
-            name: name.clone(),
-            patch,
-        };
-        let selects = service.selector.is_some() && service.kind != Kind::External;
-        let manager = if service.selector.is_none() {
-            "endpointslicemirroring-controller"
-        } else {
-            "endpointslice-controller"
-        };
-        let repaired = selects || service.selector.is_none();
-        let edit = match self.random.below(10) {
-            0 => Change::Apply(endpoints::foreign_slice(&mut self.random, &namespace, &name)),
-            1 if selects => Change::Apply(endpoints::orphan_slice(&namespace, &name)),
-            1 | 2 => Change::Delete { kind: "Endpoints", namespace, name, grace: 0 },
-            3 => merge(json!({"subsets": [{"addresses": [{"ip": "10.98.0.1"}], "ports": [{"port": 1}]}]})),
-            4 => {
-                merge(json!({"metadata": {"labels": {"by-hand": "yes"}, "annotations": {"by-hand": "yes"}}}))
-            }
-            // What nobody repairs would differ for good: which slice it is follows from how many there are.
-            _ if !repaired => return,
-            number => {
-                let edit = match number {
-                    5 | 6 => SliceEdit::Delete,
-                    7 => SliceEdit::Stranger,
-                    8 => SliceEdit::Patch(json!({"metadata": {"labels": {"by-hand": "yes"}}})),
-                    _ => SliceEdit::Patch(json!({"ports": [{"name": "odd", "port": 1, "protocol": "TCP"}]})),
-                };
-                Change::EditSlice { namespace, service: name, manager, rank: self.random.below(8), edit }
-            }
-        };
-        step.edits.push(edit);
-    }
 }
+
+#[cfg(test)]
+mod tests;

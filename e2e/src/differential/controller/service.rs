@@ -49,6 +49,9 @@ pub struct ServiceModel {
     pub kind: Kind,
     /// Whether all its endpoints appeared at once and none changed since: then both sides pack them alike.
     pub fresh: bool,
+    /// What it was before it became a DNS name, and will be again: the label of headless Services is only written along with
+    /// something else, so that what has the wrong one depends on what else there was to write.
+    before: Kind,
     families: Wanted,
     ports: Value,
     labels: BTreeMap<&'static str, &'static str>,
@@ -70,13 +73,18 @@ impl ServiceModel {
             name,
             selector: random.chance(78).then(|| selector(random)),
             kind,
+            before: if kind == Kind::External {
+                random.one_of([Kind::Cluster, Kind::Headless])
+            } else {
+                kind
+            },
             fresh: false,
             families: families(random),
             ports: Value::Null,
             labels: labels(random),
             publish: random.chance(15),
             distribution: distribution(random),
-            auto: auto && random.chance(25),
+            auto: auto && random.chance(12),
         };
         service.ports = service.any_ports(random);
         service
@@ -115,13 +123,17 @@ impl ServiceModel {
     }
 
     fn alter_kind(&mut self, random: &mut Random, calm: bool) {
-        self.kind = match self.kind {
-            Kind::External => random.one_of([Kind::Cluster, Kind::Headless]),
+        let was = self.kind;
+        self.kind = match was {
+            Kind::External => self.before,
             _ if calm && random.chance(60) => Kind::External,
             Kind::Cluster => Kind::Node,
             Kind::Node => Kind::Cluster,
             Kind::Headless => Kind::Headless,
         };
+        if was != Kind::External {
+            self.before = was;
+        }
         if self.kind != Kind::Headless && self.ports == json!([]) {
             self.ports = json!([{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}]);
         }

@@ -4,11 +4,18 @@
 //! Invariants: both sides differ in the endpoint controllers only; each is alone in a network namespace without a way
 //! out.
 
-use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use super::shadow::Shadow;
 use crate::{
     control_plane::{ControlPlane, ENDPOINT_CONTROLLERS, flags},
     kubernetes::Kubernetes,
@@ -31,6 +38,9 @@ pub const MIRRORED_PER_SUBSET: usize = 6;
 /// How much of each log is told.
 const LOG_LINES: usize = 12;
 
+/// Where Fairlead's controller shows its pages.
+const OURS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running cluster.
@@ -40,6 +50,7 @@ pub struct Side {
     // Dropped in this order: clients before what they talk to, the record last.
     programs: Vec<Process>,
     control_plane: ControlPlane,
+    netns: Arc<Netns>,
     record: Record,
 }
 
@@ -60,12 +71,13 @@ impl Side {
         let control_plane =
             ControlPlane::start(&record, &netns, &tools, Families::DualStack, "namespace-controller")
                 .with_context(|| format!("starting the control plane of {name}"))?;
-        let mut side = Self { name, programs: Vec::new(), control_plane, record };
+        let mut side = Self { name, programs: Vec::new(), control_plane, netns: Arc::clone(&netns), record };
         let mut controllers = "garbage-collector-controller".to_owned();
         if make == Make::Genuine {
             controllers = format!("{controllers},{ENDPOINT_CONTROLLERS}");
         } else {
-            side.start_ours(&netns)?;
+            let args = side.our_flags(pki::CONTROLLER);
+            side.start_ours(&netns, "fairlead-controller", &args)?;
         }
         side.start_genuine(&netns, &tools, &controllers)?;
         Ok(side)
@@ -89,19 +101,23 @@ impl Side {
         Ok(())
     }
 
-    fn start_ours(&mut self, netns: &Netns) -> Result<()> {
-        let kubeconfig = self.control_plane.pki.kubeconfig(pki::ADMIN).display().to_string();
+    fn our_flags(&self, identity: pki::Identity) -> Vec<String> {
+        let kubeconfig = self.control_plane.pki.kubeconfig(identity).display().to_string();
         let mut args = flags(&[
             ("kubeconfig", kubeconfig),
             ("leader-elect", "false".into()),
-            ("http-address", "127.0.0.1:8080".into()),
+            ("http-address", OURS.to_string()),
         ]);
         args.extend(sizes());
+        args
+    }
+
+    fn start_ours(&mut self, netns: &Netns, name: &str, args: &[String]) -> Result<()> {
         let program = tools::own_program("fairlead-controller")?;
-        let start = Start { name: "fairlead-controller", program: &program, args: &args, env: &[] };
+        let start = Start { name, program: &program, args, env: &[] };
         let mut process = Process::start(&self.record, netns, &start)?;
         wait::until_ok("fairlead-controller to be ready", READY_DEADLINE, || {
-            let (status, body) = probe::http_get(netns, SocketAddr::from(([127, 0, 0, 1], 8080)), "/readyz")?;
+            let (status, body) = probe::http_get(netns, OURS, "/readyz")?;
             ensure!(status == 200, "{status} {body}");
             Ok(())
         })
@@ -109,6 +125,15 @@ impl Side {
         process.check()?;
         self.programs.push(process);
         Ok(())
+    }
+
+    /// Starts a shadow of Fairlead beside its controllers.
+    pub fn start_shadow(&mut self) -> Result<Shadow> {
+        let netns = Arc::clone(&self.netns);
+        let mut args = self.our_flags(pki::CONTROLLER_SHADOW);
+        args.extend(["--shadow".to_owned(), "--shadow-quiet-period=200ms".to_owned()]);
+        self.start_ours(&netns, "shadow", &args)?;
+        Ok(Shadow::new(netns, OURS))
     }
 
     /// What messages call it.
@@ -122,16 +147,28 @@ impl Side {
     }
 
     /// All objects below an API path such as `/api/v1/pods`.
-    pub fn all(&self, path: &str) -> Result<Objects> {
-        let request = http::Request::get(path).body(Vec::new())?;
-        let mut list: Value = self
-            .kubernetes()
-            .run(move |client| async move { Ok(client.request::<Value>(request).await?) })
-            .with_context(|| format!("listing {path} of {}", self.name))?;
-        match list["items"].take() {
-            Value::Array(items) => Ok(items),
-            _ => Ok(Vec::new()),
+    pub fn all<T: DeserializeOwned + Send + 'static>(&self, path: &str) -> Result<Vec<T>> {
+        self.list(http::Request::get(path))
+    }
+
+    /// As [`Side::all`], their metadata only.
+    pub fn all_metadata<T: DeserializeOwned + Send + 'static>(&self, path: &str) -> Result<Vec<T>> {
+        let kind = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+        self.list(http::Request::get(path).header(http::header::ACCEPT, kind))
+    }
+
+    fn list<T: DeserializeOwned + Send + 'static>(&self, request: http::request::Builder) -> Result<Vec<T>> {
+        #[derive(Deserialize)]
+        struct List<T> {
+            items: Vec<T>,
         }
+        let request = request.body(Vec::new())?;
+        let path = request.uri().to_string();
+        let list: List<T> = self
+            .kubernetes()
+            .run(move |client| async move { Ok(client.request(request).await?) })
+            .with_context(|| format!("listing {path} of {}", self.name))?;
+        Ok(list.items)
     }
 
     /// Fails when one of its programs ended, or when ours complained about itself.

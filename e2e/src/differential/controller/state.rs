@@ -2,7 +2,9 @@
 //!
 //! Invariants: nothing is left that an API server drew or counted (uids become what they are of; names of slices, versions,
 //! times go), nor the order in which slices and their endpoints are listed, nor how endpoints of one Service, manager,
-//! family and port set are dealt over its slices. Everything else of an object stays.
+//! family and port set are dealt over its slices. Everything else of an object stays. What follows from uids is left to
+//! [`super::takeover`]: the order in Endpoints, and which addresses those hold that are truncated; and so is what follows from
+//! the past, the zones of topology mode `Auto`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +12,11 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::side::{Objects, Side};
+
+/// Where all Endpoints are.
+pub const ENDPOINTS: &str = "/api/v1/endpoints";
+/// Where all slices are.
+pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
 /// A Service by namespace and name.
 pub type Key = (String, String);
@@ -19,6 +26,12 @@ const MANAGERS: [(&str, &str); 2] = [
     ("endpointslice-controller.k8s.io", "selected"),
     ("endpointslicemirroring-controller.k8s.io", "mirrored"),
 ];
+
+/// What stands for the addresses of Endpoints that do not hold all.
+const HELD: &str = "addresses held";
+
+/// Says that Endpoints do not hold all addresses.
+const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 
 /// Annotations that tell when, not what.
 const TIMES: [&str; 1] = ["endpoints.kubernetes.io/last-change-trigger-time"];
@@ -35,19 +48,7 @@ pub struct Written {
 impl Written {
     /// Reads it.
     pub fn of(side: &Side) -> Result<Self> {
-        Ok(Self {
-            endpoints: side.all("/api/v1/endpoints")?,
-            slices: side.all("/apis/discovery.k8s.io/v1/endpointslices")?,
-        })
-    }
-
-    /// What changes when any of it does.
-    pub fn versions(&self) -> BTreeSet<String> {
-        let version = |object: &Value| {
-            let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
-            format!("{} {}", field("uid"), field("resourceVersion"))
-        };
-        self.endpoints.iter().chain(&self.slices).map(version).collect()
+        Ok(Self { endpoints: side.all(ENDPOINTS)?, slices: side.all(SLICES)? })
     }
 }
 
@@ -89,13 +90,13 @@ pub fn service_of(slice: &Value) -> Key {
 pub fn comparable(
     made: &Made,
     written: &Written,
-    namespaces: &BTreeSet<&str>,
+    namespaces: &BTreeSet<String>,
     is_fresh: impl Fn(&Key) -> bool,
 ) -> BTreeMap<Key, Value> {
     let uids = uids(made, written);
     let auto: BTreeSet<Key> = made.services.iter().filter(|service| is_auto(service)).map(key).collect();
     let mut all: BTreeMap<Key, Value> = BTreeMap::new();
-    let within = |key: &Key| namespaces.contains(key.0.as_str());
+    let within = |key: &Key| namespaces.contains(&key.0);
     for endpoints in written.endpoints.iter().filter(|endpoints| within(&key(endpoints))) {
         all.entry(key(endpoints)).or_insert_with(|| json!({}))["Endpoints"] =
             comparable_endpoints(endpoints, &uids);
@@ -105,13 +106,25 @@ pub fn comparable(
         groups.entry((service_of(slice), group(slice))).or_default().push(slice);
     }
     for ((key, group), slices) in groups {
+        if group == TAKEN {
+            // A hand took them as they were packed.
+            all.entry(key).or_insert_with(|| json!({}))[group] = json!(slices.len());
+            continue;
+        }
         let mut objects = comparable_group(&slices, &uids, is_fresh(&key));
-        if auto.contains(&key) {
-            count_hints(&mut objects);
+        if let (true, Some((kind, _))) = (auto.contains(&key), group.split_once(" slices with ports ")) {
+            let counts = format!("{kind} ready endpoints by hint");
+            let counts = &mut all.entry(key.clone()).or_insert_with(|| json!({}))[counts];
+            count_hints(&mut objects, counts, is_fresh(&key));
         }
         all.entry(key).or_insert_with(|| json!({}))[group] = objects;
     }
     all
+}
+
+/// Whether what a Service has are Endpoints that do not hold all addresses.
+pub fn is_truncated(objects: &Value) -> bool {
+    objects["Endpoints"][HELD].is_number()
 }
 
 fn uids(made: &Made, written: &Written) -> BTreeMap<String, String> {
@@ -129,17 +142,29 @@ fn uids(made: &Made, written: &Written) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The group of slices that a controller wrote, and that a hand gave to somebody else, or holds by a finalizer.
+const TAKEN: &str = "slices taken from their controller";
+
 /// Slices that are compared together.
 fn group(slice: &Value) -> String {
     let manager = slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"].as_str();
-    let Some((_, manager)) = MANAGERS.into_iter().find(|(value, _)| manager == Some(value)) else {
+    let going = !slice["metadata"]["deletionTimestamp"].is_null();
+    let Some((_, manager)) = MANAGERS.into_iter().find(|(value, _)| manager == Some(value) && !going) else {
+        if going || slice["metadata"]["generateName"].is_string() {
+            return TAKEN.to_owned();
+        }
         return format!("foreign slice {}", key(slice).1);
     };
     let family = slice["addressType"].as_str().unwrap_or_default();
-    let mut ports: Vec<String> =
-        list(&slice["ports"]).map(|port| without_null(port.clone()).to_string()).collect();
+    format!("{manager} {family} slices with ports {}", port_set(list(&slice["ports"])))
+}
+
+/// A set of ports, as the groups of slices that have it are called.
+#[allow(single_use_lifetimes, reason = "inside `impl Trait` it cannot be left out")]
+pub fn port_set<'p>(ports: impl Iterator<Item = &'p Value>) -> String {
+    let mut ports: Vec<String> = ports.map(|port| without_null(port.clone()).to_string()).collect();
     ports.sort();
-    format!("{manager} {family} slices with ports [{}]", ports.join(", "))
+    format!("[{}]", ports.join(", "))
 }
 
 fn comparable_group(slices: &[&Value], uids: &BTreeMap<String, String>, fresh: bool) -> Value {
@@ -173,18 +198,22 @@ pub fn is_auto(service: &Value) -> bool {
     matches!(mode, Some("Auto" | "auto"))
 }
 
-/// Topology mode `Auto` gives each zone its number of endpoints; which ones is drawn.
-fn count_hints(group: &mut Value) {
-    let mut zones: BTreeMap<String, usize> = BTreeMap::new();
-    let Some(endpoints) = group["endpoints"].as_array_mut() else { return };
-    for endpoint in endpoints {
+/// Topology mode `Auto` gives each zone its number of endpoints, of all that a Service has in a family; which ones is
+/// drawn. Takes the hints out of a group of slices, and adds them up. What is good enough is kept, so the numbers of a
+/// Service that is not fresh depend on its past; whether they are good enough is left to [`super::takeover`].
+fn count_hints(group: &mut Value, counts: &mut Value, fresh: bool) {
+    for endpoint in group["endpoints"].as_array_mut().into_iter().flatten() {
         let hints = endpoint.as_object_mut().and_then(|fields| fields.remove("hints"));
         if endpoint["conditions"]["ready"] == true {
-            let zone = hints.map_or_else(String::new, |hints| hints["forZones"].to_string());
-            *zones.entry(zone).or_default() += 1;
+            let zone = match hints {
+                None => "none".to_owned(),
+                Some(hints) if fresh => hints["forZones"].to_string(),
+                Some(_) => "some zone".to_owned(),
+            };
+            let count = counts[&zone].as_u64().unwrap_or(0);
+            counts[zone] = json!(count + 1);
         }
     }
-    group["ready endpoints by hint"] = json!(zones);
 }
 
 /// The order of subsets follows from uids, and that of addresses that are equal, too; it is compared elsewhere.
@@ -204,7 +233,13 @@ fn comparable_endpoints(endpoints: &Value, uids: &BTreeMap<String, String>) -> V
         })
         .collect();
     subsets.sort_by_cached_key(Value::to_string);
-    json!({"metadata": metadata(endpoints, uids, &[]), "subsets": subsets})
+    let metadata = metadata(endpoints, uids, &[]);
+    if metadata["annotations"][OVER_CAPACITY].is_string() {
+        let lists = subsets.iter().flat_map(|subset| [&subset["addresses"], &subset["notReadyAddresses"]]);
+        let held: usize = lists.map(|addresses| list(addresses).count()).sum();
+        return json!({"metadata": metadata, (HELD): held});
+    }
+    json!({"metadata": metadata, "subsets": subsets})
 }
 
 fn metadata(object: &Value, uids: &BTreeMap<String, String>, also: &[&str]) -> Value {
@@ -277,7 +312,7 @@ mod tests {
     fn seen(slices: Objects, fresh: bool) -> BTreeMap<Key, Value> {
         let made = Made { services: Vec::new(), pods: Vec::new(), nodes: Vec::new() };
         let written = Written { endpoints: Vec::new(), slices };
-        comparable(&made, &written, &BTreeSet::from(["here"]), |_| fresh)
+        comparable(&made, &written, &BTreeSet::from(["here".to_owned()]), |_| fresh)
     }
 
     #[test]

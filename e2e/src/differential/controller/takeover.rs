@@ -10,13 +10,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use fairlead_objects::{
-    EndpointSlice, Endpoints, Node, NodeObject, Pod, PodObject, Service, ServiceKey, ServiceObject,
+    Endpoint, EndpointSlice, Endpoints, Node, NodeObject, Pod, PodObject, Service, ServiceKey, ServiceObject,
 };
-use fairlead_planner::{EndpointsPlan, Limits, Plan, PlanInput, SlicePlan};
+use fairlead_planner::{EndpointsPlan, Limits, Plan, PlanInput, SlicePlan, Topology, ZoneShares};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
+    complaints::Part,
     side::{ENDPOINTS_PER_SLICE, MIRRORED_PER_SUBSET, Objects},
     state::{self, Key, Made, Written},
 };
@@ -24,14 +25,61 @@ use super::{
 const LIMITS: Limits =
     Limits { endpoints_per_slice: ENDPOINTS_PER_SLICE, mirrored_per_subset: MIRRORED_PER_SUBSET };
 
-/// What Fairlead would write, a line for each object, for the Services of these namespaces but those that `skip` names.
-pub fn unwanted(
+/// Something that Fairlead would write.
+#[derive(Clone, Debug)]
+pub struct Unwanted {
+    /// The Service.
+    pub key: Key,
+    /// Which of its objects.
+    pub part: Part,
+    /// Whether it is about hints and nothing else.
+    pub hints_only: bool,
+    /// The write, in words.
+    pub write: String,
+}
+
+/// What Fairlead would write for the Services of these namespaces.
+pub fn unwanted(made: &Made, written: &Written, namespaces: &BTreeSet<String>) -> Result<Vec<Unwanted>> {
+    let mut found = Vec::new();
+    for (key, plan, order) in plans(made, written, namespaces)? {
+        let order = order.map(|write| (Part::Endpoints, write));
+        let all = writes(&plan).into_iter().chain(order);
+        let SlicePlan { create, update, delete, .. } = &plan.slices;
+        let mut hints_only = create.is_empty() && delete.is_empty();
+        for slice in update {
+            let there = written.slices.iter().find(|there| state::key(there) == named(slice));
+            hints_only &= there.map(parse).transpose()?.is_some_and(|there| differ_in_hints(&there, slice));
+        }
+        found.extend(all.map(|(part, write)| {
+            let hints_only = hints_only && part == Part::Selected;
+            Unwanted { key: key.clone(), part, hints_only, write }
+        }));
+    }
+    Ok(found)
+}
+
+fn named(slice: &EndpointSlice) -> Key {
+    let metadata = &slice.metadata;
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+fn differ_in_hints(there: &EndpointSlice, wanted: &EndpointSlice) -> bool {
+    let without_hints = |slice: &EndpointSlice| -> Vec<Endpoint> {
+        let bare = slice.endpoints.iter().map(|endpoint| Endpoint { hints: None, ..endpoint.clone() });
+        bare.collect()
+    };
+    there.metadata.labels == wanted.metadata.labels
+        && there.ports == wanted.ports
+        && without_hints(there) == without_hints(wanted)
+}
+
+/// Fairlead's plans for the Services of these namespaces, and what is wrong with the order in their Endpoints.
+pub fn plans(
     made: &Made,
     written: &Written,
-    namespaces: &BTreeSet<&str>,
-    skip: impl Fn(&Key) -> bool,
-) -> Result<Vec<String>> {
-    let within = |key: &Key| namespaces.contains(key.0.as_str());
+    namespaces: &BTreeSet<String>,
+) -> Result<Vec<(Key, Plan, Option<String>)>> {
+    let within = |key: &Key| namespaces.contains(&key.0);
     let nodes: BTreeMap<Arc<str>, Node> = read::<NodeObject>(&made.nodes, |_| true)?
         .into_values()
         .flatten()
@@ -40,6 +88,7 @@ pub fn unwanted(
             (Arc::from(name), Node::from(object))
         })
         .collect();
+    let shares = ZoneShares::of(nodes.values());
     let mut pods: BTreeMap<String, Vec<Pod>> = BTreeMap::new();
     for (key, objects) in read::<PodObject>(&made.pods, within)? {
         pods.entry(key.0).or_default().extend(objects.into_iter().map(Pod::from));
@@ -49,11 +98,10 @@ pub fn unwanted(
     for slice in written.slices.iter().filter(|slice| within(&state::key(slice))) {
         slices.entry(state::service_of(slice)).or_default().push(parse(slice)?);
     }
-    let mut lines = Vec::new();
+    let mut found = Vec::new();
     for object in &made.services {
         let key = state::key(object);
-        // Topology mode `Auto` needs to know what the last plan remembered.
-        if !within(&key) || skip(&key) || state::is_auto(object) {
+        if !within(&key) {
             continue;
         }
         let service = Service::from(parse::<ServiceObject>(object)?);
@@ -70,52 +118,40 @@ pub fn unwanted(
             endpoints: endpoints.get(&key).and_then(|found| found.first()),
             slices: &slices,
             limits: LIMITS,
+            topology: Topology { shares: shares.as_ref(), remembered: None },
             ..PlanInput::new(&service_key, &nodes)
         };
-        let name = format!("{}/{}", key.0, key.1);
-        describe(&name, &fairlead_planner::plan(&input), &mut lines);
-        check_order(&name, &input, &mut lines);
+        found.push((key, fairlead_planner::plan(&input), wrong_order(&input)));
     }
-    Ok(lines)
+    Ok(found)
 }
 
 /// Endpoints are right in any order of their subsets, as upstream has it; so the order is asked for on its own.
-fn check_order(name: &str, input: &PlanInput<'_>, lines: &mut Vec<String>) {
+fn wrong_order(input: &PlanInput<'_>) -> Option<String> {
     let anew = PlanInput { endpoints: None, ..*input };
-    if let (EndpointsPlan::Create(wanted), Some(found)) =
-        (fairlead_planner::plan(&anew).endpoints, input.endpoints)
-        && wanted.subsets != found.subsets
-    {
-        lines.push(format!(
-            "{name}: order in Endpoints:\n    there {}\n    planned {}",
-            text(&found.subsets),
-            text(&wanted.subsets)
-        ));
-    }
+    let EndpointsPlan::Create(wanted) = fairlead_planner::plan(&anew).endpoints else { return None };
+    let found = input.endpoints.filter(|found| found.subsets != wanted.subsets)?;
+    let [there, planned] = [&found.subsets, &wanted.subsets].map(text);
+    Some(format!("order in Endpoints:\n    there {there}\n    planned {planned}"))
 }
 
-fn describe(name: &str, plan: &Plan, lines: &mut Vec<String>) {
-    match &plan.endpoints {
-        EndpointsPlan::Keep => {}
-        EndpointsPlan::Create(endpoints) => {
-            lines.push(format!("{name}: create Endpoints {}", text(endpoints)));
-        }
-        EndpointsPlan::Update(endpoints) => {
-            lines.push(format!("{name}: update Endpoints {}", text(endpoints)));
-        }
-        EndpointsPlan::Delete(_) => lines.push(format!("{name}: delete Endpoints")),
+fn writes(plan: &Plan) -> Vec<(Part, String)> {
+    let endpoints = match &plan.endpoints {
+        EndpointsPlan::Keep => None,
+        EndpointsPlan::Create(endpoints) => Some(format!("create Endpoints {}", text(endpoints))),
+        EndpointsPlan::Update(endpoints) => Some(format!("update Endpoints {}", text(endpoints))),
+        EndpointsPlan::Delete(_) => Some("delete Endpoints".to_owned()),
+    };
+    let mut writes: Vec<(Part, String)> =
+        endpoints.map(|write| (Part::Endpoints, write)).into_iter().collect();
+    for (part, slices) in [(Part::Selected, &plan.slices), (Part::Mirrored, &plan.mirror)] {
+        let SlicePlan { create, update, delete, .. } = slices;
+        let created = create.iter().map(|slice| format!("create slice {}", text(slice)));
+        let updated = update.iter().map(|slice| format!("update slice {}", text(slice)));
+        let deleted = delete.iter().map(|slice| format!("delete slice {}", slice.name));
+        writes.extend(created.chain(updated).chain(deleted).map(|write| (part, write)));
     }
-    let SlicePlan { create, update, delete, .. } = &plan.slices;
-    let mirror = &plan.mirror;
-    for slice in create.iter().chain(&mirror.create) {
-        lines.push(format!("{name}: create slice {}", text(slice)));
-    }
-    for slice in update.iter().chain(&mirror.update) {
-        lines.push(format!("{name}: update slice {}", text(slice)));
-    }
-    for slice in delete.iter().chain(&mirror.delete) {
-        lines.push(format!("{name}: delete slice {}", slice.name));
-    }
+    writes
 }
 
 fn text(value: &impl serde::Serialize) -> String {

@@ -59,7 +59,8 @@ impl Cluster {
 
     /// Starts a controller whose own request limits are lifted; returns its process id.
     pub(crate) fn start_controller(&mut self, make: Make) -> Result<u32> {
-        let kubeconfig = format!("--kubeconfig={}", self.control_plane.pki.kubeconfig(pki::ADMIN).display());
+        let identity = if make == Make::Ours { pki::CONTROLLER } else { pki::ADMIN };
+        let kubeconfig = format!("--kubeconfig={}", self.control_plane.pki.kubeconfig(identity).display());
         let mut args = vec![kubeconfig, "--leader-elect=false".to_owned()];
         let program = match make {
             Make::Ours => tools::own_program("fairlead-controller")?,

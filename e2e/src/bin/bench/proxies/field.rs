@@ -1,0 +1,205 @@
+//! The field that proxies work on: a cluster with one node, Services with hand-made slices, and clients.
+//!
+//! Every Service has two endpoints, `old` or `new` ones; a change makes one of the other. Some Services lead to a `sink`, whose port is
+//! the bench's own: there the first packet of a flow is timed, without any wake-up.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use fairlead_e2e::{
+    Bed, From, Options, PodSpec, Port,
+    netns::Netns,
+    plan::Families,
+    programs::{Make, Variant},
+};
+use serde_json::{Value, json};
+
+use super::usage::Watch;
+use crate::report::Samples;
+
+const PORT: u16 = 8080;
+const SINK_PORT: u16 = 9999;
+const OLD: [&str; 2] = ["old-1", "old-2"];
+const NEW: [&str; 2] = ["new-1", "new-2"];
+const SINK: &str = "sink";
+const CLIENT: &str = "client";
+/// Every so manieth Service leads to the sink.
+const SINK_EVERY: usize = 25;
+const PACKETS: usize = 1_000;
+/// A lost packet is sent again after this.
+const PATIENCE: Duration = Duration::from_millis(2);
+const DEADLINE: Duration = Duration::from_mins(4);
+
+/// A Service under test.
+struct Subject {
+    name: String,
+    address: SocketAddr,
+    renewed: bool,
+}
+
+/// See the module.
+pub(crate) struct Field {
+    bed: Bed,
+    subjects: Vec<Subject>,
+    sinks: Vec<SocketAddr>,
+}
+
+impl Field {
+    /// A cluster with so many Services, and nobody who programs its node.
+    pub(crate) fn build(services: usize) -> Result<Self> {
+        let options = Options { nodes: 1, families: Families::V4, ..Options::from_env()? };
+        let mut bed = Bed::start(options)?;
+        for name in OLD.into_iter().chain(NEW) {
+            bed.add_pod(PodSpec::new(name, "server").port(Port::udp(PORT)))?;
+        }
+        bed.add_pod(PodSpec::new(SINK, "sink"))?;
+        bed.add_pod(PodSpec::new(CLIENT, "client"))?;
+        let objects = (0..services).map(|i| service(&name(i))).collect::<Vec<_>>();
+        bed.kubernetes().apply_all(&objects)?;
+        let slices = (0..services).map(|i| slice(&bed, i)).collect::<Result<Vec<_>>>()?;
+        bed.kubernetes().apply_all(&slices)?;
+        let mut field = Self { bed, subjects: Vec::new(), sinks: Vec::new() };
+        let found: Vec<Value> = field.bed.kubernetes().list("Service", "default", "bench=proxies")?;
+        for object in &found {
+            let text = |pointer| object.pointer(pointer).and_then(Value::as_str).context("a Service");
+            let ip: IpAddr = text("/spec/clusterIP")?.parse()?;
+            let (name, address) = (text("/metadata/name")?.to_owned(), SocketAddr::new(ip, 80));
+            if name.ends_with(SINK) {
+                field.sinks.push(address);
+            } else {
+                field.subjects.push(Subject { name, address, renewed: false });
+            }
+        }
+        ensure!(found.len() == services, "{} Services", found.len());
+        Ok(field)
+    }
+
+    /// Starts a program on the node.
+    pub(crate) fn start(&mut self, make: Make, variant: Variant, flags: &[&str]) -> Result<Watch> {
+        (self.bed.options.programmer, self.bed.options.variant) = (make, variant);
+        self.bed.start_programmer(1, flags)?;
+        Ok(Watch::on(self.bed.programmer(1)?.process().id()))
+    }
+
+    /// Ends it, and removes what it wrote.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        self.bed.stop_programmer(1)?;
+        self.bed.clean_up(1).map(drop)
+    }
+
+    /// Waits until every Service leads to one of its endpoints.
+    pub(crate) fn await_every_service(&self) -> Result<()> {
+        self.client()?.run(|| self.subjects.iter().try_for_each(await_answer))?
+    }
+
+    /// Changes the endpoints of a Service, and says how long it took until they were asked.
+    pub(crate) fn change_one(&mut self, n: usize) -> Result<Duration> {
+        let n = n % self.subjects.len();
+        let began = Instant::now();
+        self.renew(n)?;
+        self.client()?.run(|| await_answer(&self.subjects[n]))??;
+        Ok(began.elapsed())
+    }
+
+    /// Changes so many Services at once, and says how long it took until the last was as it should be.
+    pub(crate) fn change_many(&mut self, count: usize) -> Result<Duration> {
+        let began = Instant::now();
+        let stride = (self.subjects.len() / count).max(1);
+        let chosen: Vec<usize> = (0..count).map(|n| n * stride % self.subjects.len()).collect();
+        for n in &chosen {
+            self.renew(*n)?;
+        }
+        self.client()?.run(|| chosen.iter().try_for_each(|n| await_answer(&self.subjects[*n])))??;
+        Ok(began.elapsed())
+    }
+
+    /// The times of first packets to Services, and to no Service.
+    pub(crate) fn first_packets(&self) -> Result<[Samples; 2]> {
+        let direct = SocketAddr::new(self.address(SINK)?.into(), SINK_PORT);
+        Ok([self.send(|n| self.sinks[n * 37 % self.sinks.len()])?, self.send(|_| direct)?])
+    }
+
+    fn send(&self, target: impl Fn(usize) -> SocketAddr) -> Result<Samples> {
+        let sink = self.bed.namespace(From::Pod(SINK))?;
+        let receiver = sink.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SINK_PORT)))??;
+        receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut samples = Samples::default();
+        for n in 0..PACKETS {
+            let sender = self.client()?.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+            let mut buffer = [0; 16];
+            let began = Instant::now();
+            sender.send_to(b"ping", target(n))?;
+            receiver.recv(&mut buffer)?;
+            samples.push(began.elapsed());
+        }
+        Ok(samples)
+    }
+
+    fn renew(&mut self, n: usize) -> Result<()> {
+        let subject = &self.subjects[n];
+        let to = if subject.renewed { OLD } else { NEW };
+        let patch = json!({"endpoints": endpoints(&self.bed, &to)?});
+        self.bed.kubernetes().merge("EndpointSlice", "default", &subject.name, patch)?;
+        self.subjects[n].renewed = !self.subjects[n].renewed;
+        Ok(())
+    }
+
+    fn client(&self) -> Result<&Arc<Netns>> {
+        self.bed.namespace(From::Pod(CLIENT))
+    }
+
+    fn address(&self, pod: &str) -> Result<Ipv4Addr> {
+        Ok(self.bed.pod(pod)?.addresses.v4)
+    }
+}
+
+/// Asks, each time from a new port, until one of the endpoints of the moment answers.
+fn await_answer(subject: &Subject) -> Result<()> {
+    let wanted = if subject.renewed { NEW } else { OLD };
+    let began = Instant::now();
+    while began.elapsed() < DEADLINE {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(subject.address)?;
+        let mut buffer = [0; 256];
+        let answer = socket.send(b"who\n").and_then(|_| socket.recv(&mut buffer));
+        let text = String::from_utf8_lossy(buffer.get(..answer.unwrap_or_default()).unwrap_or_default());
+        if wanted.iter().any(|server| text.starts_with(&format!("{server} "))) {
+            return Ok(());
+        }
+    }
+    bail!("{} at {} does not lead to {wanted:?}", subject.name, subject.address)
+}
+
+fn name(i: usize) -> String {
+    if i.is_multiple_of(SINK_EVERY) { format!("service-{i}-{SINK}") } else { format!("service-{i}") }
+}
+
+fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": {"bench": "proxies"}},
+           "spec": {"ports": [{"port": 80, "protocol": "UDP", "targetPort": PORT}]}})
+}
+
+fn slice(bed: &Bed, i: usize) -> Result<Value> {
+    let (pods, port) = if i.is_multiple_of(SINK_EVERY) { ([SINK; 2], SINK_PORT) } else { (OLD, PORT) };
+    let mut pods = pods.to_vec();
+    pods.dedup();
+    Ok(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": name(i), "labels": {"kubernetes.io/service-name": name(i)}},
+        "addressType": "IPv4", "endpoints": endpoints(bed, &pods)?,
+        "ports": [{"name": "", "port": port, "protocol": "UDP"}]
+    }))
+}
+
+fn endpoints(bed: &Bed, pods: &[&str]) -> Result<Value> {
+    let node = &bed.node(1)?.name;
+    pods.iter()
+        .map(|pod| Ok(json!({"addresses": [bed.pod(pod)?.addresses.v4], "nodeName": node})))
+        .collect::<Result<Vec<Value>>>()
+        .map(Value::Array)
+}
