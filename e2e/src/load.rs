@@ -20,6 +20,7 @@ use crate::{
     netns::Netns,
     probe::{self, Connection, Outcome},
     servers::Protocol,
+    wait,
 };
 
 /// Connections that a client keeps open, and UDP sockets that it keeps asking from.
@@ -100,7 +101,7 @@ impl Load {
                         Ok(()) => report.kept += 1,
                         Err(complaint) => report.complaints.push(format!("{name}: {complaint}")),
                     }
-                    thread::sleep(PAUSE);
+                    wait::watch(PAUSE);
                 }
             }
             Ok(report)

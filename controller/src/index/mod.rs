@@ -379,4 +379,6 @@ fn is_ours(slice: &EndpointSlice) -> bool {
 }
 
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod tests;

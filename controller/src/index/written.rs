@@ -72,8 +72,18 @@ pub(super) struct Objects<K> {
 /// A request that has not been answered.
 #[derive(Debug)]
 enum Sent<K> {
-    Write(Box<K>),
+    Write {
+        object: Box<K>,
+        /// Uids of what the watch said was deleted meanwhile: the answer is not to bring it back.
+        gone: Vec<Option<String>>,
+    },
     Delete(Option<String>),
+}
+
+impl<K> Sent<K> {
+    fn write(object: K) -> Self {
+        Self::Write { object: Box::new(object), gone: Vec::new() }
+    }
 }
 
 impl<K> Default for Objects<K> {
@@ -94,7 +104,7 @@ struct Entry<K> {
 #[derive(Debug)]
 struct Tombstone {
     uid: Option<String>,
-    /// Up to which version it was gone; `None` for ever, because somebody deleted it.
+    /// Up to which version it was gone; `None` for ever, because we deleted it.
     until: Option<String>,
 }
 
@@ -144,7 +154,13 @@ impl<K: Meta> Objects<K> {
             self.tombstones.remove(key);
         }
         let watched = matches!(origin, Origin::Watch(_));
-        let echo = watched && matches!(self.sent.get(key), Some(Sent::Write(sent)) if sent.says(&object));
+        let echo = match self.sent.get(key) {
+            Some(Sent::Write { gone, .. }) if !watched && gone.contains(&object.meta().uid) => {
+                return Applied::Ignored;
+            }
+            Some(Sent::Write { object: sent, .. }) => watched && sent.says(&object),
+            _ => false,
+        };
         let Some(entry) = self.entries.get_mut(key) else {
             let epoch = if let Origin::Watch(epoch) = origin { epoch } else { Epoch::default() };
             self.entries.insert(key.clone(), Entry { object: Arc::new(object), epoch, confirmed: watched });
@@ -171,9 +187,8 @@ impl<K: Meta> Objects<K> {
         if self.tombstones.get(key).is_some_and(|tombstone| tombstone.uid == gone.uid) {
             self.tombstones.remove(key);
         }
-        if matches!(self.sent.get(key), Some(Sent::Write(_))) {
-            // The answer to that may be on its way; it is not to bring back what is gone.
-            self.tombstones.insert(key.clone(), Tombstone { uid: gone.uid.clone(), until: None });
+        if let Some(Sent::Write { gone: meanwhile, .. }) = self.sent.get_mut(key) {
+            meanwhile.push(gone.uid.clone());
         }
         let known = self.entries.get(key)?.object.meta();
         let another = known.uid != gone.uid
@@ -240,12 +255,12 @@ impl Index {
 
     /// These Endpoints are about to be sent. What the watch says may be an echo of that until [`Self::answered`].
     pub fn sending_endpoints(&mut self, key: &ServiceKey, endpoints: &Endpoints) {
-        self.endpoints.sent.insert(key.clone(), Sent::Write(Box::new(endpoints.clone())));
+        self.endpoints.sent.insert(key.clone(), Sent::write(endpoints.clone()));
     }
 
     /// As [`Self::sending_endpoints`], for a slice.
     pub fn sending_slice(&mut self, key: &ServiceKey, slice: &EndpointSlice) {
-        self.slices.sent.insert(key.clone(), Sent::Write(Box::new(slice.clone())));
+        self.slices.sent.insert(key.clone(), Sent::write(slice.clone()));
     }
 
     /// The deletion of an object is about to be sent. `key` is the object's own namespace and name.

@@ -143,7 +143,7 @@ fn uids(made: &Made, written: &Written) -> BTreeMap<String, String> {
 }
 
 /// The group of slices that a controller wrote, and that a hand gave to somebody else, or holds by a finalizer.
-const TAKEN: &str = "slices taken from their controller";
+const TAKEN: &str = "selected slices taken from their controller";
 
 /// Slices that are compared together.
 fn group(slice: &Value) -> String {

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use fairlead_e2e::wait;
+
 /// Ticks of `/proc/<pid>/stat` per second; fixed at 100 on Linux.
 const TICKS: u64 = 100;
 /// Children live for some tens of milliseconds.
@@ -37,7 +39,7 @@ impl Watch {
         thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
                 peak.fetch_max(rss_of_tree(pid), Ordering::Relaxed);
-                thread::sleep(LOOK);
+                wait::watch(LOOK);
             }
         });
         watch

@@ -21,6 +21,10 @@ impl Script {
     pub(super) fn edit(&mut self, space: &mut Space, number: usize, step: &mut Step) {
         let names: Vec<String> = space.services.keys().cloned().collect();
         let Some(name) = self.random.pick(&names).cloned() else { return };
+        if space.robbed.contains_key(&name) {
+            // Where a controller is stuck there may be no slices to edit.
+            return;
+        }
         space.changed.insert(name.clone());
         let Some(service) = space.services.get_mut(&name) else { return };
         service.fresh = false;
