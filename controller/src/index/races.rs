@@ -1,6 +1,8 @@
 //! Every order in which our writes, their answers, others' writes and the watch's events can cross each other, up to a length:
 //! once everything has arrived, the index holds what the API server has, or knows that it should look.
 
+use std::collections::VecDeque;
+
 use fairlead_objects::builders::slice;
 
 use super::*;
@@ -31,17 +33,19 @@ const ALL: [Step; 7] =
 
 /// The API server's answer to one of our requests.
 enum Reply {
-    Wrote(EndpointSlice),
+    Wrote(Box<EndpointSlice>),
     Deleted(Gone),
     Refused,
 }
 
 /// One name at the API server, one index, and what is on its way between them.
-struct Scene {
+struct Scene<'a> {
+    /// What everybody makes; making it of text each time would take most of the time.
+    template: &'a EndpointSlice,
     index: Index,
     stored: Option<EndpointSlice>,
     version: u64,
-    events: std::collections::VecDeque<(bool, EndpointSlice)>,
+    events: VecDeque<(bool, EndpointSlice)>,
     reply: Option<Reply>,
 }
 
@@ -53,10 +57,10 @@ fn name() -> ServiceKey {
     ServiceKey::new("default", "web-1")
 }
 
-impl Scene {
-    fn new() -> Self {
-        let (index, events) = (Index::new(false), std::collections::VecDeque::new());
-        let mut scene = Self { index, stored: None, version: 9, events, reply: None };
+impl<'a> Scene<'a> {
+    fn new(template: &'a EndpointSlice) -> Self {
+        let (index, events) = (Index::new(false), VecDeque::new());
+        let mut scene = Self { template, index, stored: None, version: 9, events, reply: None };
         scene.store(None);
         let (_, first) = scene.events.pop_front().expect("an event");
         scene.index.apply_slice(first);
@@ -67,10 +71,8 @@ impl Scene {
     fn store(&mut self, known: Option<EndpointSlice>) -> EndpointSlice {
         self.version += 1;
         let mut object = known.unwrap_or_else(|| {
-            let mut made = slice("web-1", "web", 80, &[]);
+            let mut made = self.template.clone();
             made.metadata.uid = Some(format!("uid-{}", self.version));
-            let manager = (labels::SLICE_MANAGED_BY.to_owned(), labels::SLICE_CONTROLLER.to_owned());
-            made.metadata.labels.get_or_insert_default().extend([manager]);
             made
         });
         object.metadata.resource_version = Some(self.version.to_string());
@@ -102,12 +104,12 @@ impl Scene {
             Step::Write if self.reply.is_none() => {
                 let held = self.held();
                 // What is sent says what will be stored, so that the watch's event can be taken for an echo.
-                let mut sent = held.clone().unwrap_or_else(|| slice("web-1", "web", 80, &[]));
+                let mut sent = held.clone().unwrap_or_else(|| self.template.clone());
                 sent.ports[0].port = i32::try_from(self.version + 1).ok();
                 self.index.sending_slice(&name(), &sent);
                 self.reply = Some(match held {
-                    Some(held) if self.is_current(&held) => Reply::Wrote(self.store(Some(held))),
-                    None if self.stored.is_none() => Reply::Wrote(self.store(None)),
+                    Some(held) if self.is_current(&held) => Reply::Wrote(Box::new(self.store(Some(held)))),
+                    None if self.stored.is_none() => Reply::Wrote(Box::new(self.store(None))),
                     _ => Reply::Refused,
                 });
             }
@@ -129,7 +131,7 @@ impl Scene {
                 None => return false,
                 Some(reply) => {
                     match reply {
-                        Reply::Wrote(object) => self.index.wrote_slice(object),
+                        Reply::Wrote(object) => self.index.wrote_slice(*object),
                         Reply::Deleted(gone) => self.index.deleted_slice(&"default".into(), gone),
                         Reply::Refused => self.index.suspect(&service()),
                     }
@@ -160,35 +162,31 @@ impl Scene {
         }
         let of =
             |slice: &EndpointSlice| (slice.metadata.uid.clone(), slice.metadata.resource_version.clone());
-        let right = |scene: &Self| scene.held().as_ref().map(of) == scene.stored.as_ref().map(of);
-        if self.index.snapshot(&service()).suspect {
+        if self.index.suspects.contains_key(&service()) {
             let live = self.stored.iter().cloned().collect();
             self.index.replace(&service(), None, live, Some(&self.version.to_string()));
         }
-        right(&self)
+        self.held().as_ref().map(of) == self.stored.as_ref().map(of)
     }
 }
 
 /// The scene after these steps; `None` if one of them cannot be done.
-fn play(steps: &[Step]) -> Option<Scene> {
-    let mut scene = Scene::new();
+fn play<'a>(template: &'a EndpointSlice, steps: &[Step]) -> Option<Scene<'a>> {
+    let mut scene = Scene::new(template);
     steps.iter().all(|step| scene.step(*step)).then_some(scene)
 }
 
-fn explore(steps: &mut Vec<Step>, tried: &mut usize) {
+fn explore(template: &EndpointSlice, steps: &mut Vec<Step>, tried: &mut usize) {
     for answer_first in [true, false] {
-        let Some(scene) = play(steps) else { return };
+        let Some(scene) = play(template, steps) else { return };
         *tried += 1;
-        assert!(
-            scene.settles(answer_first),
-            "{steps:?}, then the answer {}",
-            if answer_first { "first" } else { "last" }
-        );
+        let order = if answer_first { "first" } else { "last" };
+        assert!(scene.settles(answer_first), "{steps:?}, then the answer {order}");
     }
     if steps.len() < STEPS {
         for step in ALL {
             steps.push(step);
-            explore(steps, tried);
+            explore(template, steps, tried);
             steps.pop();
         }
     }
@@ -196,7 +194,10 @@ fn explore(steps: &mut Vec<Step>, tried: &mut usize) {
 
 #[test]
 fn index_holds_what_the_api_server_has_in_whatever_order_that_was_told() {
+    let mut template = slice("web-1", "web", 80, &[]);
+    let manager = (labels::SLICE_MANAGED_BY.to_owned(), labels::SLICE_CONTROLLER.to_owned());
+    template.metadata.labels.get_or_insert_default().extend([manager]);
     let mut tried = 0;
-    explore(&mut Vec::new(), &mut tried);
+    explore(&template, &mut Vec::new(), &mut tried);
     assert!(tried > 10_000, "{tried} orders");
 }

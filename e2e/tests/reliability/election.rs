@@ -128,7 +128,7 @@ pub(crate) fn the_leader_is_not_heard_any_more(bed: &mut Bed) -> Result<()> {
 pub(crate) fn the_leader_is_frozen(bed: &mut Bed) -> Result<()> {
     let mut pair = Pair::start(bed)?;
     let pair = in_churn(bed, |bed, churn, random| {
-        for round in 1..=2 * rounds()? {
+        for round in 1..=rounds()? {
             churn.await_more(20 + random.below(80))?;
             pair.leader.process.pause()?;
             let taken = pair.await_takeover(bed, churn, TAKEOVER);
@@ -141,7 +141,7 @@ pub(crate) fn the_leader_is_frozen(bed: &mut Bed) -> Result<()> {
         }
         Ok(pair)
     })?;
-    ensure!(pair.terms(bed)?.len() == 2 * rounds()? + 1);
+    ensure!(pair.terms(bed)?.len() == rounds()? + 1);
     Ok(())
 }
 
