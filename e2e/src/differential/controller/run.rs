@@ -29,7 +29,7 @@ use crate::{programs::Make, wait};
 /// How long nothing may have been written to call a side quiet.
 const QUIET: Duration = Duration::from_millis(300);
 /// How long a look at both sides waits for the next.
-const PAUSE: Duration = Duration::from_millis(60);
+const PAUSE: Duration = Duration::from_millis(100);
 /// When Services that differ are touched again: the touch may have come before an older change on another watch, and what
 /// kube-controller-manager complains of for good it has to complain of twice.
 const TOUCH_AGAIN: Duration = Duration::from_millis(1200);
