@@ -121,7 +121,7 @@ impl Forecast {
     /// Between two states there may have been one without endpoints, or without the Service.
     pub(super) fn or_nothing(&mut self) {
         self.loose = true;
-        for end in [End::Refused, End::Silence] {
+        for end in [End::Refused, End::Silence, End::Lost] {
             self.add(Way { end, flow: None, lists: BTreeSet::new(), share: 0.0 });
         }
     }

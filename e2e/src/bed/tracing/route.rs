@@ -213,8 +213,7 @@ impl Bed {
             }
             Owner::External(..) => End::Refused,
             Owner::Node(_) | Owner::Other => End::Host { at, client },
-            Owner::Gone => End::Lost,
-            Owner::Nobody => End::Silence,
+            Owner::Gone | Owner::Nobody => End::Lost,
         }
     }
 
