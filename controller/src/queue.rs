@@ -96,6 +96,8 @@ struct Slot {
     /// When the oldest change came in that has not been dealt with.
     since: Option<Instant>,
     failures: u32,
+    /// It is not taken before this.
+    resting: Option<Instant>,
     /// Another's hand has changed something since the part was last taken, and nothing else has.
     foreign: bool,
     contest: Contest,
@@ -227,6 +229,15 @@ impl Queue {
         }
     }
 
+    /// A part was dealt with, and is not to be for a while, whatever changes.
+    pub fn rest(&self, key: &ServiceKey, part: Part, until: Instant) {
+        if let Some(slots) = self.inner.lock().keys.get_mut(key) {
+            let slot = &mut slots[part.index()];
+            slot.resting = Some(until);
+            slot.due = slot.due.map(|due| due.max(until));
+        }
+    }
+
     /// A part failed: it is due again after a while, at the earliest after `at_least`. Returns how often it has failed.
     pub fn failed(&self, key: &ServiceKey, part: Part, at_least: Option<Duration>, now: Instant) -> u32 {
         let mut inner = self.inner.lock();
@@ -325,6 +336,7 @@ impl Inner {
             let Some((delay, foreign)) = delay(part) else { continue };
             let slot = &mut self.slots(key)[part.index()];
             let due = now + if foreign { delay.max(slot.contest.delay(now)) } else { delay };
+            let due = slot.resting.map_or(due, |until| due.max(until));
             slot.foreign = foreign && (slot.foreign || slot.due.is_none());
             slot.since = slot.since.or(Some(now));
             if slot.due.is_none() {

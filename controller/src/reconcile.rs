@@ -27,6 +27,9 @@ use crate::{
     shadow::Shadow,
 };
 
+/// How long written Endpoints rest for each of their addresses: 100 ms for as many as an object holds at most.
+const ENDPOINTS_REST: Duration = Duration::from_micros(100);
+
 /// Everything that reconciles share.
 pub struct Context {
     /// What is known of the cluster.
@@ -302,7 +305,10 @@ impl Context {
         if plan == EndpointsPlan::Keep {
             return Ok(());
         }
-        Box::pin(self.writer.endpoints(key, plan)).await
+        let rest = rest_after(&plan);
+        Box::pin(self.writer.endpoints(key, plan)).await?;
+        self.queue.rest(key, Part::Endpoints, Instant::now() + rest);
+        Ok(())
     }
 
     async fn slices(
@@ -378,6 +384,17 @@ impl Context {
             (Part::Endpoints | Part::Mirror, _) => {}
         }
     }
+}
+
+/// How long Endpoints are left alone once they were written: they are one object, however many addresses they have, and
+/// while a thousand Pods are replaced that object would go to the API server and to all who watch it for every one of them.
+fn rest_after(plan: &EndpointsPlan) -> Duration {
+    let (EndpointsPlan::Create(endpoints) | EndpointsPlan::Update(endpoints)) = plan else {
+        return Duration::ZERO;
+    };
+    let sizes =
+        endpoints.subsets.iter().map(|subset| subset.addresses.len() + subset.not_ready_addresses.len());
+    ENDPOINTS_REST * sizes.sum::<usize>().try_into().unwrap_or(u32::MAX)
 }
 
 fn elapsed(start: Instant) -> Duration {

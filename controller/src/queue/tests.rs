@@ -62,6 +62,24 @@ async fn service_event_ends_a_batch_window() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn resting_part_waits_alone_whether_its_change_came_before_or_after() {
+    let (queue, _outlet) = queue(BatchPeriods::default());
+    let now = Instant::now();
+    mark(&queue, Cause::Pod, now);
+    queue.take(&key(), now);
+    mark(&queue, Cause::Pod, now);
+    let rest = Duration::from_millis(80);
+    queue.rest(&key(), Part::Endpoints, now + rest);
+    assert_eq!(queue.take(&key(), now).parts, part::set([Part::Slices]));
+    mark(&queue, Cause::Service, now);
+    assert_eq!(queue.take(&key(), now).parts, part::set([Part::Slices, Part::Mirror]));
+    assert_eq!(queue.next(&key(), now), Some(rest));
+    assert_eq!(queue.take(&key(), now + rest).parts, part::set([Part::Endpoints]));
+    mark(&queue, Cause::Pod, now + rest);
+    assert!(queue.take(&key(), now + rest).parts.endpoints);
+}
+
+#[tokio::test(start_paused = true)]
 async fn failed_part_backs_off_alone_and_success_clears_it() {
     let (queue, _outlet) = queue(BatchPeriods::default());
     let now = Instant::now();
