@@ -38,7 +38,7 @@ done)
 {
     printf '%s\n' "${long[@]}"
     grep --invert-match --line-regexp --fixed-strings "$(printf '%s\n' "${long[@]}")" <<<"$all"
-} | xargs --max-procs="${SUITES:-3}" -I {} bash -c 'run_one "$@"' run_one {} "$@"
+} | xargs --max-procs="${SUITES:-2}" -I {} bash -c 'run_one "$@"' run_one {} "$@"
 
 if [ -e "$LOGS/failed" ]; then
     echo "failed: $(sort "$LOGS/failed" | paste -sd ' ')" >&2
