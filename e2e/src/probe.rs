@@ -15,9 +15,8 @@ use anyhow::{Result, ensure};
 
 use crate::{fairness, netns::Netns, servers::Protocol};
 
-/// How long a client waits for an answer. Everything is on one machine: an answer that takes longer does not come, even if the
-/// kernel has to send a lost packet again, which it does after a second.
-pub const PATIENCE: Duration = Duration::from_millis(2500);
+/// How long a client waits for an answer. Everything is on one machine: an answer that takes longer does not come.
+pub const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// So many unanswered requests in a row say all there is to say.
 const ENOUGH_SILENCE: usize = 3;
