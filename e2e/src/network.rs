@@ -39,6 +39,11 @@ const HOST: &[(&str, &str)] = &[
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
+    // A packet sent before a rule is there must not teach its sender another way for those that come after.
+    ("ipv4/conf/all/accept_redirects", "0"),
+    ("ipv4/conf/default/accept_redirects", "0"),
+    ("ipv6/conf/all/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
 ];
 const SWITCH: &[(&str, &str)] = &[
     ("bridge/bridge-nf-call-iptables", "0"),
