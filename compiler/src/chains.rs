@@ -14,7 +14,7 @@ use crate::{
     endpoint::{Endpoint, Endpoints},
     facts::NodeFacts,
     frontends::Entries,
-    groups::{self, UNGROUPED_MAX, weighted},
+    groups::{self, Draw, UNGROUPED_MAX, weighted},
     matches::{AddressSide, Affinity, Match},
     names::ServiceChains,
     rule::{Rule, Target},
@@ -114,7 +114,7 @@ impl<'a> PortRules<'a> {
     /// Whether endpoints stand in the dispatch chain: few of them, and nothing else needs a chain of the Service.
     pub(crate) fn is_inlined(&self) -> bool {
         self.config.bpf
-            && self.port.affinity.is_none()
+            && self.affinity().is_none()
             && !self.has_external()
             && self.internal_endpoints().len() <= INLINED_ENDPOINTS
     }
@@ -131,7 +131,7 @@ impl<'a> PortRules<'a> {
             if first || self.commented { rule.because(&comment) } else { rule }
         };
         let mut rules = Vec::with_capacity(INLINED_ENDPOINTS);
-        for (rule, endpoint) in choices(self.internal_endpoints()) {
+        for (rule, _, endpoint) in self.choices(self.internal_endpoints(), self.draw()) {
             let rule = Rule { target: Some(Target::Dnat(endpoint.address)), ..rule };
             rules.push(explain(self.at(self.port.cluster_ip, rule), rules.is_empty()));
         }
@@ -157,7 +157,7 @@ impl<'a> PortRules<'a> {
                 if hops.len() > UNGROUPED_MAX && !self.has_endpoint_chains() {
                     rules.extend(self.choose_group(&hops, local, chains));
                 } else {
-                    rules.extend(self.choose(&hops));
+                    rules.extend(self.choose(&hops, self.draw()));
                 }
                 chains.insert(name, rules);
                 chains.extend(
@@ -186,7 +186,7 @@ impl<'a> PortRules<'a> {
         if masquerade {
             rules.extend(self.internal_masquerade());
         }
-        if let Some(seconds) = self.port.affinity {
+        if let Some(seconds) = self.affinity() {
             for hop in hops {
                 let recall = hop.affinity(Affinity::Recall { seconds });
                 let rule = recall.into_iter().fold(Rule::to(hop.target()), Rule::when);
@@ -196,16 +196,34 @@ impl<'a> PortRules<'a> {
         rules
     }
 
+    /// What decides which endpoint a connection gets.
+    fn draw(&self) -> Draw {
+        if self.config.statistic { Draw::Random } else { Draw::by_source_port(self.port.protocol()) }
+    }
+
+    /// Seconds for which a client stays with an endpoint, if this kernel can remember clients.
+    fn affinity(&self) -> Option<u32> {
+        self.port.affinity.filter(|_| self.config.recent)
+    }
+
+    /// One rule per endpoint, so that each is chosen equally often: 1/n, then 1/(n-1) of the rest, the last always.
+    fn choices<'h, T>(&self, endpoints: &'h [T], draw: Draw) -> impl Iterator<Item = (Rule, Draw, &'h T)> {
+        weighted(endpoints, draw, |_| 1)
+    }
+
     /// What it goes on with: one of the endpoints at random.
-    fn choose<'h>(&self, hops: impl IntoIterator<Item = &'h Hop<'h>>) -> Vec<Rule> {
+    fn choose<'h>(&self, hops: impl IntoIterator<Item = &'h Hop<'h>>, draw: Draw) -> Vec<Rule> {
         let hops: Vec<_> = hops.into_iter().collect();
-        let rules = choices(&hops).map(|(rule, hop)| {
+        let rules = self.choices(&hops, draw).map(|(rule, _, hop)| {
             let rule = Rule { target: Some(hop.target()), ..rule };
-            let rule =
-                if hop.chain.is_none() { rule.when(Match::protocol(self.port.protocol())) } else { rule };
+            let rule = if hop.chain.is_none() || draw != Draw::Random { self.of_protocol(rule) } else { rule };
             self.endpoint_comment(rule, hop.endpoint)
         });
         rules.collect()
+    }
+
+    fn of_protocol(&self, rule: Rule) -> Rule {
+        rule.when(Match::protocol(self.port.protocol()))
     }
 
     /// The same for many endpoints: one of the groups at random, and in the group's chain one of its endpoints.
@@ -217,16 +235,17 @@ impl<'a> PortRules<'a> {
     ) -> Vec<Rule> {
         let groups: Vec<_> = groups::deal(hops, |hop| hop.endpoint.address).into_iter().collect();
         let mut rules = Vec::with_capacity(groups.len());
-        for (rule, (number, members)) in weighted(&groups, |(_, members)| members.len()) {
+        for (rule, draw, (number, members)) in weighted(&groups, self.draw(), |(_, members)| members.len()) {
             let name = self.names.group(local, *number);
-            chains.insert(name.clone(), self.choose(members.iter().copied()));
+            chains.insert(name.clone(), self.choose(members.iter().copied(), draw));
+            let rule = if draw == Draw::Random { rule } else { self.of_protocol(rule) };
             rules.push(Rule { target: Some(Target::Jump(name)), ..rule });
         }
         rules
     }
 
     fn has_endpoint_chains(&self) -> bool {
-        !self.config.bpf || self.port.affinity.is_some()
+        !self.config.bpf || self.affinity().is_some()
     }
 
     fn endpoint_chain(&self, hop: &Hop<'_>) -> Vec<Rule> {
@@ -237,7 +256,7 @@ impl<'a> PortRules<'a> {
             rules.push(self.plain_comment(mark().when(itself)));
         }
         let dnat = Rule::to(Target::Dnat(address)).when(Match::protocol(self.port.protocol()));
-        let remember = self.port.affinity.and_then(|_| hop.affinity(Affinity::Remember));
+        let remember = self.affinity().and_then(|_| hop.affinity(Affinity::Remember));
         rules.push(self.plain_comment(remember.into_iter().fold(dnat, Rule::when)));
         rules
     }
@@ -342,9 +361,4 @@ impl Hop<'_> {
         let list = self.chain.as_ref()?.as_str().into();
         Some(Match::Affinity { list, action })
     }
-}
-
-/// One rule per endpoint, so that each is chosen equally often: 1/n, then 1/(n-1) of the rest, the last always.
-fn choices<T>(endpoints: &[T]) -> impl Iterator<Item = (Rule, &T)> {
-    weighted(endpoints, |_| 1)
 }

@@ -30,6 +30,23 @@ pub struct Config {
     pub nfacct: bool,
     /// The kernel has xt_bpf: one hairpin rule, endpoints inlined. Without it, one chain per endpoint, as kube-proxy.
     pub bpf: bool,
+    /// The kernel has xt_recent: session affinity. Without it every connection chooses anew.
+    pub recent: bool,
+    /// The kernel has xt_statistic. Without it the client's source port chooses between endpoints.
+    pub statistic: bool,
+    /// The kernel has xt_comment. Without it rules carry none.
+    pub comments: bool,
+    /// The kernel has xt_conntrack's match. Without it rules for new connections hold for all packets, and rules that ask for
+    /// another state are left out.
+    pub conn_state: bool,
+    /// The kernel has xt_mark. Without it everything that goes to a Service is masqueraded.
+    pub marks: bool,
+    /// The kernel has xt_addrtype. Without it the node's addresses are listed.
+    pub address_types: bool,
+    /// The kernel has the target REJECT. Without it packets are dropped.
+    pub reject: bool,
+    /// The kernel has the target MASQUERADE. Without it sources stay as they are.
+    pub masquerade: bool,
     /// Above so many endpoints, rules for single endpoints lose their comments.
     pub comment_limit: usize,
 }
@@ -46,6 +63,14 @@ impl Default for Config {
             liberal_tcp: false,
             nfacct: false,
             bpf: true,
+            recent: true,
+            statistic: true,
+            comments: true,
+            conn_state: true,
+            marks: true,
+            address_types: true,
+            reject: true,
+            masquerade: true,
             comment_limit: 1000,
         }
     }
@@ -67,7 +92,14 @@ impl Config {
         };
         family == Family::V4
             && self.localhost_node_ports
+            // Without, KUBE-FIREWALL could not protect loopback.
+            && self.conn_state
             && (self.node_ports_match_all(family) || self.node_port_addresses.iter().any(loopback))
+    }
+
+    /// Whether rules hold addresses of the node's interfaces, which must be known then.
+    pub fn lists_addresses(&self, family: Family) -> bool {
+        !self.address_types || !self.node_ports_match_all(family)
     }
 
     /// Whether every local address accepts node ports: no network of the family is given, or a zero network is.

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     chains::PortRules,
+    counters,
     dispatch::{Entry, EntryId, Path},
     matches::{AddressSide, Match},
     rule::{Rule, Target},
@@ -40,9 +41,6 @@ const CLUSTER_IP: u8 = 0;
 const EXTERNAL_IP: u8 = 1;
 const LOAD_BALANCER_IP: u8 = 2;
 const NODE_PORT: u8 = 3;
-
-/// Counter of packets to node ports on loopback.
-const LOCALHOST_COUNTER: &str = "localhost_nps_accepted_pkts";
 
 impl PortRules<'_> {
     /// Files the rules of all frontends.
@@ -110,7 +108,7 @@ impl PortRules<'_> {
             let jump = self.to_port(port, Rule::to(Target::Jump(self.names.external())).because(&self.spn));
             let mut rules = Vec::with_capacity(2);
             if let Some(loopback) = self.counted_loopback() {
-                let counted = jump.clone().when(loopback).when(Match::Counter(LOCALHOST_COUNTER.into()));
+                let counted = jump.clone().when(loopback).when(Match::Counter(counters::LOCALHOST.into()));
                 rules.push(counted);
             }
             rules.push(jump);

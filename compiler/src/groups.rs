@@ -12,7 +12,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::{matches::Match, probability::Probability, rule::Rule};
+use fairlead_objects::Protocol;
+
+use crate::{
+    matches::{Match, PortRange},
+    probability::Probability,
+    rule::Rule,
+};
 
 /// Most endpoints that stand in a policy chain itself.
 pub(crate) const UNGROUPED_MAX: usize = 64;
@@ -43,21 +49,59 @@ fn spread(address: SocketAddr) -> u32 {
     (folded ^ u32::from(address.port())).wrapping_mul(SPREAD)
 }
 
+/// What decides between endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Draw {
+    /// The kernel draws, for each connection.
+    Random,
+    /// The client has drawn its source port, here from this range. What lies outside counts as its end.
+    SourcePort(Protocol, PortRange),
+}
+
+impl Draw {
+    /// From the ports that Linux gives to clients. Others may take them from elsewhere, and are spread less evenly.
+    pub(crate) fn by_source_port(protocol: Protocol) -> Self {
+        Self::SourcePort(protocol, PortRange { first: 32_768, last: 60_999 })
+    }
+
+    /// Draws the part `before..before + own` of `total`: a match for it if those before did not hold, and what is left to
+    /// draw from within.
+    fn part(self, before: usize, own: usize, total: usize) -> (Match, Self) {
+        let narrow = |weight: usize| u32::try_from(weight).unwrap_or(u32::MAX);
+        match self {
+            Self::Random => {
+                (Match::Random(Probability::of(narrow(own), narrow(total.saturating_sub(before)))), self)
+            }
+            Self::SourcePort(protocol, PortRange { first, last }) => {
+                let width = usize::from(last.saturating_sub(first)) + 1;
+                let edge = |weight: usize| {
+                    let ports = weight.saturating_mul(width) / total.max(1);
+                    first.saturating_add(u16::try_from(ports).unwrap_or(u16::MAX))
+                };
+                let part = PortRange { first: edge(before).min(last), last: edge(before + own).saturating_sub(1) };
+                let up_to = PortRange { first: 0, last: part.last };
+                let condition = Match::SourcePort { protocol, ports: up_to, negated: false };
+                (condition, Self::SourcePort(protocol, part))
+            }
+        }
+    }
+}
+
 /// One rule per item, so that each is chosen in proportion to its weight: its weight of the total, then of the rest, the last
-/// always. The rules have no target yet.
-pub(crate) fn weighted<T>(items: &[T], weight: impl Fn(&T) -> usize) -> impl Iterator<Item = (Rule, &T)> {
-    let narrow = |weight: usize| u32::try_from(weight).unwrap_or(u32::MAX);
-    let mut left: usize = items.iter().map(&weight).sum();
+/// always. The rules have no target yet. With each, how to go on choosing behind it.
+pub(crate) fn weighted<T>(
+    items: &[T],
+    draw: Draw,
+    weight: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = (Rule, Draw, &T)> {
+    let total: usize = items.iter().map(&weight).sum();
+    let mut before = 0;
     items.iter().map(move |item| {
         let own = weight(item);
+        let (condition, within) = draw.part(before, own, total);
+        before += own;
         let rule = Rule::default();
-        let rule = if own < left {
-            rule.when(Match::Random(Probability::of(narrow(own), narrow(left))))
-        } else {
-            rule
-        };
-        left -= own;
-        (rule, item)
+        (if before < total { rule.when(condition) } else { rule }, within, item)
     })
 }
 

@@ -4,7 +4,8 @@
 //!  Service ────────┐                                   ┌─> Delta ── render() ──> iptables-restore document
 //!  EndpointSlice ──┴─> ProxyState ──> Rulebook ──> Ruleset                        │
 //!  NodeFacts, Config ───────────────────┘              └───── diff() <── Dump <── parse() <── iptables-save text
-//!                                                                          └────> trace() ──> Trace
+//!                                                                          ├────> trace() ──> Trace
+//!                                                                          └────> compare() ──> Difference
 //! ```
 //!
 //! One family per [`ProxyState`] and [`Rulebook`]; a dual-stack node has two of each, which know nothing of each other.
@@ -22,7 +23,9 @@
 mod categorize;
 mod chains;
 mod cleanup;
+mod compare;
 mod config;
+pub mod counters;
 mod delta;
 mod diff;
 mod dispatch;
@@ -43,11 +46,15 @@ mod ruleset;
 mod service_port;
 mod state;
 mod statics;
+mod substitutes;
 mod text;
 mod trace;
 
 pub use categorize::{Choice, categorize};
-pub use cleanup::cleanup;
+pub use cleanup::{cleanup, cleanup_ipvs};
+pub use compare::{
+    Client, ClientKind, Comparison, Difference, Excuse, Frontend, FrontendKind, Subject, compare,
+};
 pub use config::{Config, Detector};
 pub use delta::{ChainRef, Delta};
 pub use diff::diff;
@@ -65,4 +72,6 @@ pub use rulebook::{Rulebook, compile};
 pub use ruleset::{Chain, ChainName, Jump, Ruleset, Table, wellknown};
 pub use service_port::{ServicePort, ServicePortName};
 pub use state::ProxyState;
-pub use trace::{Destination, Host, Origin, Outcome, Packet, Step, Trace, trace};
+pub use trace::{
+    Destination, Discord, Fate, Host, Origin, Outcome, Packet, Step, Trace, Tracer, trace,
+};

@@ -20,6 +20,7 @@ use crate::{
     ruleset::{Chain, ChainName, Ruleset, Table, wellknown},
     state::ProxyState,
     statics,
+    substitutes::adapted,
 };
 
 /// Builds the ruleset of a whole state.
@@ -60,7 +61,7 @@ impl Rulebook {
             (Scope::Firewall, Tree::new(addresses, names::FILTER_FIREWALL)),
             (Scope::HealthChecks, Tree::new(Space::Ports, names::FILTER_HEALTH)),
         ];
-        let ruleset = Ruleset { family: facts.family, tables: BTreeMap::new(), jumps: statics::jumps() };
+        let ruleset = Ruleset { family: facts.family, tables: BTreeMap::new(), jumps: Vec::new() };
         let mut book = Self {
             config,
             facts,
@@ -106,9 +107,12 @@ impl Rulebook {
     /// The Services that a rule is about: those whose chain it is in, and those that dispatch would reach by it. `rule` is
     /// its text without the command and the chain. Looks at everything, so it is for when something is wrong.
     pub fn owners(&self, chain: &str, rule: &str) -> Vec<ServiceKey> {
+        let adapted = |own: &Rule| adapted(vec![own.clone()], &self.config, &self.facts);
+        let written =
+            |own: &Rule| own.to_string() == rule || adapted(own).iter().any(|own| own.to_string() == rule);
         let owns = |rules: &ServiceRules| {
             rules.chains.contains_key(chain)
-                || rules.entries.values().flat_map(Entry::all_rules).any(|own| own.to_string() == rule)
+                || rules.entries.values().flat_map(Entry::all_rules).any(|own| written(own))
         };
         self.services.iter().filter(|(_, rules)| owns(rules)).map(|(key, _)| key.clone()).collect()
     }
@@ -191,6 +195,7 @@ impl Rulebook {
     }
 
     fn write_statics(&mut self) {
+        self.ruleset.jumps = statics::jumps(&self.config, &self.facts);
         for (table, name, chain) in statics::chains(&self.config, &self.facts) {
             self.set_chain(table, name, Some(chain));
         }
@@ -258,8 +263,12 @@ impl Rulebook {
         self.trees.get(&scope).map_or(0, Tree::rules)
     }
 
-    /// Writes a chain of the ruleset, or removes it.
+    /// Writes a chain of the ruleset, with what stands in for features that the kernel lacks, or removes it.
     fn set_chain(&mut self, table: Table, name: ChainName, chain: Option<Chain>) {
+        let chain = chain.map(|Chain { rules, shared }| Chain {
+            rules: adapted(rules, &self.config, &self.facts),
+            shared,
+        });
         let chains = self.ruleset.tables.entry(table.clone()).or_default();
         let old = match chain {
             Some(chain) => chains.insert(name.clone(), chain),

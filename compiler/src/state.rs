@@ -161,6 +161,25 @@ impl ProxyState {
         merged.into_iter().map(|(port, endpoints)| (port, sorted(endpoints))).collect()
     }
 
+    /// Whether several slices list one endpoint in differing conditions, none of them terminating. The last by name of the
+    /// slice counts here, and any of them under kube-proxy.
+    pub fn has_contradicting_slices(&self, key: &ServiceKey) -> bool {
+        let mut listed: BTreeMap<(&PortKey, SocketAddr), Endpoint> = BTreeMap::new();
+        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        for (slice, (port, number)) in
+            slices.flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
+        {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| !endpoint.terminating) {
+                let endpoint = endpoint.at(*number);
+                let known = listed.entry((port, endpoint.address)).or_insert_with(|| endpoint.clone());
+                if *known != endpoint {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// What the health check of a Service counts: distinct addresses of ready endpoints on `node`, over all ports.
     pub fn local_ready_count(&self, key: &ServiceKey, node: &NodeName) -> usize {
         let endpoints = self.endpoints(key);

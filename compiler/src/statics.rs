@@ -7,15 +7,15 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
     config::Config,
+    counters,
     facts::NodeFacts,
     hairpin::Bytecode,
     matches::{AddressSide, ConnStates, Match},
     rule::{Mark, Rule, Target},
     ruleset::{Chain, ChainName, Jump, Table, wellknown},
+    substitutes,
 };
 
-/// Counter of packets that conntrack could not make sense of.
-const INVALID_COUNTER: &str = "ct_state_invalid_dropped_pkts";
 /// Comment of the rules that lead to KUBE-NODEPORTS.
 const NODE_PORTS_COMMENT: &str =
     "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
@@ -72,7 +72,7 @@ fn forward(config: &Config, family: Family) -> Vec<Rule> {
         let invalid = Match::ConnState { states: ConnStates::INVALID, negated: false };
         let mut rule = Rule::to(Target::Drop).when(invalid);
         if config.nfacct {
-            rule = rule.when(Match::Counter(INVALID_COUNTER.into()));
+            rule = rule.when(Match::Counter(counters::INVALID.into()));
         }
         rules.push(rule);
     }
@@ -103,7 +103,7 @@ fn block_loopback() -> Rule {
 pub(crate) fn node_port_dispatch(config: &Config, facts: &NodeFacts) -> Vec<Rule> {
     let jump = || Rule::to(Target::Jump(wellknown::NODE_PORTS.into())).because(NODE_PORTS_COMMENT);
     let on_loopback = config.localhost_node_ports_active(facts.family);
-    if config.node_ports_match_all(facts.family) {
+    if config.node_ports_match_all(facts.family) && config.address_types {
         let mut rule = jump().when(Match::Local { side: AddressSide::Destination, negated: false });
         let excluded = match facts.family {
             Family::V4 if on_loopback => None,
@@ -123,8 +123,17 @@ pub(crate) fn node_port_dispatch(config: &Config, facts: &NodeFacts) -> Vec<Rule
     addresses.into_iter().map(|address| jump().when(Match::destination(address))).collect()
 }
 
+/// The jumps of [`all_jumps`] as this kernel can have them.
+pub(crate) fn jumps(config: &Config, facts: &NodeFacts) -> Vec<Jump> {
+    let adapted = all_jumps().into_iter().flat_map(|Jump { table, from, rule }| {
+        let rules = substitutes::adapted(vec![rule], config, facts);
+        rules.into_iter().map(move |rule| Jump { table: table.clone(), from: from.clone(), rule })
+    });
+    adapted.collect()
+}
+
 /// The jumps from built-in chains, per chain from top to bottom as kube-proxy leaves them on a virgin node.
-pub(crate) fn jumps() -> Vec<Jump> {
+pub(crate) fn all_jumps() -> Vec<Jump> {
     const PORTALS: &str = "kubernetes service portals";
     const EXTERNAL: &str = "kubernetes externally-visible service portals";
     const LOAD_BALANCERS: &str = "kubernetes load balancer firewall";

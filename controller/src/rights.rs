@@ -1,20 +1,20 @@
-//! Rights that are missing, for the log and for readiness: those that the API server says are (`review`), and those that it
-//! refused a write for.
+//! Rights that are missing, for the log and for readiness: those that the API server says are, when it is asked, and those
+//! that it refused a write for.
 //!
-//! Invariant: each is logged when it is found missing and when it is there after all, not with every look or refusal.
+//! Invariants: each is logged when it is found missing and when it is there after all, not with every look or refusal. Who
+//! lacks a right at start that no cluster can do without is not ready.
 
 mod needed;
-pub mod review;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Display,
+use std::collections::BTreeMap;
+
+use fairlead_daemon::{
+    readiness::Gate,
+    rights::{Answer, Review, remedy},
 };
-
-use fairlead_daemon::readiness::Gate;
 use parking_lot::Mutex;
 
-pub use self::needed::{Right, needed};
+pub use self::needed::needed;
 use crate::{execute::Operation, part::Part};
 
 /// What is missing.
@@ -26,29 +26,22 @@ pub struct Rights {
 
 #[derive(Debug, Default)]
 struct Missing {
-    /// By the last review.
-    reviewed: BTreeSet<Right>,
+    reviewed: Review,
     /// What was refused last, by what it was needed for. It may be refused although RBAC allows it.
     refused: BTreeMap<(Part, &'static str), String>,
 }
 
 impl Rights {
-    /// Shown by `gate`, which is open: work goes on with the rights that there are.
+    /// Shown by `gate`, which opens with an answer that lacks nothing of importance. Work goes on with the rights that there
+    /// are.
     pub fn new(gate: Gate) -> Self {
-        gate.open();
         Self { gate, missing: Mutex::default() }
     }
 
-    /// The API server said which ones of those that we need are missing.
-    pub fn reviewed(&self, now: BTreeSet<Right>) {
+    /// The API server was asked which ones of those that we need are missing.
+    pub fn answered(&self, answer: Answer) {
         let mut missing = self.missing.lock();
-        for right in now.difference(&missing.reviewed) {
-            tracing::warn!("a right is missing; {}", remedy(right));
-        }
-        for right in missing.reviewed.difference(&now) {
-            tracing::info!("a right that was missing is there: {right}");
-        }
-        missing.reviewed = now;
+        missing.reviewed.take(answer);
         self.show(&missing);
     }
 
@@ -79,22 +72,14 @@ impl Rights {
     }
 
     fn show(&self, missing: &Missing) {
-        let reviewed = missing.reviewed.iter().map(remedy);
-        let remedies: BTreeSet<String> = reviewed.chain(missing.refused.values().cloned()).collect();
-        if remedies.is_empty() {
-            self.gate.well();
-        } else {
-            self.gate.trouble(remedies.into_iter().collect::<Vec<_>>().join("; "));
-        }
+        missing.reviewed.show(&self.gate, missing.refused.values().cloned());
     }
-}
-
-fn remedy(right: impl Display) -> String {
-    format!("allow this identity to {right} (RBAC)")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use fairlead_daemon::readiness::Readiness;
 
     use super::*;
@@ -103,6 +88,7 @@ mod tests {
     fn missing_rights_are_named_until_they_are_there() {
         let readiness = Readiness::default();
         let rights = Rights::new(readiness.gate("rights"));
+        rights.answered(Answer::Missing(BTreeSet::new()));
         rights.refused(Part::Slices, Operation::Create, "no");
         rights.refused(Part::Slices, Operation::Create, "no, in another namespace");
         rights.refused(Part::Endpoints, Operation::Update, "no");
@@ -122,18 +108,18 @@ mod tests {
         let all = needed(fairlead_planner::Parts::default(), true, None);
         let missing = |verb: &str| {
             let right = format!("{verb} endpointslices.discovery.k8s.io");
-            all.iter().filter(|found| found.to_string() == right).cloned().collect::<BTreeSet<_>>()
+            Answer::Missing(all.iter().filter(|found| found.to_string() == right).cloned().collect())
         };
-        rights.reviewed(missing("create"));
+        rights.answered(missing("create"));
         rights.refused(Part::Slices, Operation::Create, "no");
         assert_eq!(readiness.to_string().matches("create endpointslices").count(), 1);
         // Allowed in another namespace, or a moment ago.
         rights.allowed(Part::Slices, Operation::Create);
         assert!(readiness.to_string().contains("create endpointslices"));
-        rights.reviewed(missing("delete"));
+        rights.answered(missing("delete"));
         let text = readiness.to_string();
         assert!(text.contains("delete endpointslices") && !text.contains("create endpointslices"), "{text}");
-        rights.reviewed(BTreeSet::new());
+        rights.answered(Answer::Missing(BTreeSet::new()));
         assert_eq!(readiness.to_string(), "[+]rights ok\n");
     }
 }

@@ -12,6 +12,7 @@ use fairlead_daemon::{
     client::Clients,
     metrics::Metrics as Exposition,
     readiness::Readiness,
+    rights::ask,
     shutdown,
 };
 use futures::StreamExt;
@@ -219,7 +220,8 @@ impl Daemon {
     fn review(&self) -> JoinHandle<()> {
         let lease = self.lease.as_ref().map(|(lease, _)| (&*lease.namespace, &*lease.name));
         let needed = rights::needed(self.settings.parts, self.context.shadow.is_none(), lease);
-        tokio::spawn(rights::review::run(self.clients.write.clone(), Arc::clone(&self.rights), needed))
+        let rights = Arc::clone(&self.rights);
+        tokio::spawn(ask(self.clients.write.clone(), needed, move |answer| rights.answered(answer)))
     }
 }
 

@@ -11,7 +11,10 @@ use axum::{
     BoxError,
     http::{HeaderValue, Request, Response, Uri, header::USER_AGENT},
 };
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
 use hyper::body::Incoming;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
@@ -53,7 +56,7 @@ const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 pub struct ClientFlags {
     /// File with the address and credentials of the API server. Without it: the Pod's service account, else $KUBECONFIG,
     /// else ~/.kube/config
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub kubeconfig: Option<PathBuf>,
 
     /// URL of the API server, overriding the one in the kubeconfig
@@ -140,8 +143,10 @@ impl ClientFlags {
     }
 
     async fn config(&self) -> Result<Config, ClientError> {
-        let master = self.master.as_deref().map(parse_master).transpose()?;
-        let mut config = match (&self.kubeconfig, &master) {
+        // Empty text is no value, as in Kubernetes' own programs.
+        let master = self.master.as_deref().filter(|url| !url.is_empty()).map(parse_master).transpose()?;
+        let kubeconfig = self.kubeconfig.as_ref().filter(|path| !path.as_os_str().is_empty());
+        let mut config = match (kubeconfig, &master) {
             (Some(path), _) => from_file(path).await?,
             (None, Some(url)) => Config::new(url.clone()),
             (None, None) if std::env::var_os(IN_CLUSTER).is_some() => Config::incluster()
@@ -255,6 +260,12 @@ mod tests {
 
     #[tokio::test]
     async fn master_alone_is_enough() {
+        let none = ClientFlags {
+            kubeconfig: Some(PathBuf::new()),
+            master: Some("http://127.0.0.1:1".to_owned()),
+            ..ClientFlags::default()
+        };
+        assert!(none.clients("test/1").await.is_ok());
         let flags = ClientFlags { master: Some("http://127.0.0.1:1".to_owned()), ..ClientFlags::default() };
         assert_eq!(flags.clients("test/1").await.unwrap().server(), "http://127.0.0.1:1/");
     }

@@ -22,6 +22,7 @@ pub mod metrics;
 mod pace;
 mod process;
 pub mod readiness;
+pub mod rights;
 pub mod shutdown;
 pub mod throttle;
 pub mod watch;

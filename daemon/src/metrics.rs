@@ -88,8 +88,24 @@ impl Metrics {
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode_registry(&mut text, &self.registry.lock())?;
-        Ok(text)
+        Ok(with_short_bounds(&text))
     }
+}
+
+/// Bounds of buckets as Go writes them, `le="5"` and not `le="5.0"`: they are labels, and queries know them as text.
+fn with_short_bounds(text: &str) -> String {
+    const LABEL: &str = "le=\"";
+    let mut short = String::with_capacity(text.len());
+    let mut parts = text.split(LABEL);
+    short.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        // The end of another label's name is no bound.
+        let is_bound = short.ends_with(['{', ',']);
+        let (value, rest) = part.split_at(part.find('"').unwrap_or_default());
+        let value = value.strip_suffix(".0").filter(|_| is_bound).unwrap_or(value);
+        short.extend([LABEL, value, rest]);
+    }
+    short
 }
 
 impl fmt::Debug for Metrics {
@@ -136,6 +152,15 @@ mod tests {
         let histogram = Histogram::new([0.1, 1.0]);
         metrics.register(|registry| registry.register("latency_seconds", "Latency", histogram.clone()));
         histogram.observe(0.5);
-        assert!(metrics.encode().unwrap().contains("latency_seconds_bucket{le=\"1.0\"} 1\n"));
+        let text = metrics.encode().unwrap();
+        for line in ["{le=\"0.1\"} 0\n", "{le=\"1\"} 1\n", "{le=\"+Inf\"} 1\n"] {
+            assert!(text.contains(&format!("latency_seconds_bucket{line}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_bounds_are_shortened() {
+        let text = "a_bucket{x=\"1.0\",le=\"2.0\"} 3.0\na{role=\"4.0\"} 1\n";
+        assert_eq!(with_short_bounds(text), "a_bucket{x=\"1.0\",le=\"2\"} 3.0\na{role=\"4.0\"} 1\n");
     }
 }

@@ -19,7 +19,8 @@ pub(crate) struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Facts { cpu, start, resident, virtual_size, descriptors } = Facts::read();
+        let facts = Facts::read();
+        let Facts { cpu, start, resident, virtual_size, descriptors, .. } = facts;
         let counter = MetricType::Counter;
         let gauge = MetricType::Gauge;
         for (name, help, kind, value) in [
@@ -27,7 +28,11 @@ impl Collector for Process {
             ("process_start_time_seconds", "Start of the process, in seconds since 1970", gauge, start),
             ("process_resident_memory_bytes", "Resident memory, in bytes", gauge, resident),
             ("process_virtual_memory_bytes", "Virtual memory, in bytes", gauge, virtual_size),
+            ("process_virtual_memory_max_bytes", "Limit of virtual memory, in bytes", gauge, facts.most_virtual),
             ("process_open_fds", "Open file descriptors", gauge, descriptors),
+            ("process_max_fds", "Limit of open file descriptors", gauge, facts.most_descriptors),
+            ("process_network_receive_bytes_total", "Bytes received by this network namespace", counter, facts.received),
+            ("process_network_transmit_bytes_total", "Bytes sent by this network namespace", counter, facts.sent),
         ] {
             if let Some(value) = value {
                 let metric = encoder.encode_descriptor(name, help, None, kind)?;
@@ -44,7 +49,11 @@ struct Facts {
     start: Option<f64>,
     resident: Option<f64>,
     virtual_size: Option<f64>,
+    most_virtual: Option<f64>,
     descriptors: Option<f64>,
+    most_descriptors: Option<f64>,
+    received: Option<f64>,
+    sent: Option<f64>,
 }
 
 impl Facts {
@@ -67,10 +76,30 @@ impl Facts {
             start: field(22).zip(boot).map(|(ticks, boot)| boot + ticks / TICKS),
             resident: bytes("VmRSS:"),
             virtual_size: bytes("VmSize:"),
+            most_virtual: limit("Max address space"),
+            most_descriptors: limit("Max open files"),
+            received: octets("InOctets"),
+            sent: octets("OutOctets"),
             descriptors: fs::read_dir("/proc/self/fd")
                 .ok()
                 .and_then(|dir| u32::try_from(dir.count()).ok())
                 .map(f64::from),
         }
     }
+}
+
+/// The soft limit; as Prometheus' client for Go writes it, no limit is the largest number.
+fn limit(name: &str) -> Option<f64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let value = limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?;
+    if value == "unlimited" { Some(2_f64.powi(64)) } else { value.parse().ok() }
+}
+
+/// A counter of the kernel's IP layer (IPv4): two lines, of names and of numbers.
+fn octets(name: &str) -> Option<f64> {
+    let text = fs::read_to_string("/proc/self/net/netstat").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let column = names.split_whitespace().position(|other| other == name)?;
+    numbers.split_whitespace().nth(column)?.parse().ok()
 }

@@ -227,6 +227,10 @@ where
             Class::Unreachable | Class::Timeout => {
                 "check that the API server runs and can be reached from here".to_owned()
             }
+            Class::NotFound => format!(
+                "this API server knows no {} of the version that is needed: Kubernetes 1.21 is the oldest that does",
+                self.resource
+            ),
             _ => String::new(),
         };
         self.report(format!("{}: {sentence}", class.as_str()), &remedy);

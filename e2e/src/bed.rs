@@ -200,6 +200,11 @@ impl Bed {
         Ok(())
     }
 
+    /// Starts somebody's programmer on the n-th node, from 1, and does not wait for it.
+    pub fn launch_programmer(&self, node: u8, make: Make, extra: &[&str]) -> Result<Process> {
+        Programmer::launch(self.place(), self.node_netns(node)?, self.node(node)?, make, extra)
+    }
+
     /// Asks the controller to end and waits for that.
     pub fn stop_controller(&mut self) -> Result<()> {
         self.controller.take().context("no controller runs")?.stop()

@@ -98,7 +98,7 @@ impl ControlPlane {
         let kubernetes = Kubernetes::connect(namespace, &admin)?;
         let mut running = [etcd, api_server];
         await_ready(&kubernetes, &mut running)?;
-        service_accounts::establish(&kubernetes, &pki, &["controller", "controller-shadow", "programmer"])?;
+        service_accounts::establish(&kubernetes, &pki)?;
         let [etcd, api_server] = running;
         let controllers = start_controller_manager(
             record,
@@ -172,7 +172,7 @@ impl ControlPlane {
     }
 }
 
-fn start_etcd(record: &Record, namespace: &Netns, tools: &Tools) -> Result<Process> {
+pub(crate) fn start_etcd(record: &Record, namespace: &Netns, tools: &Tools) -> Result<Process> {
     let args = flags(&[
         ("data-dir", record.dir().join("etcd").display().to_string()),
         ("listen-client-urls", "http://127.0.0.1:2379".into()),
@@ -255,7 +255,7 @@ pub fn start_controller_manager(
     Process::start(record, namespace, &Start { name, program: &program, args: &args, env: &[] })
 }
 
-fn await_ready(kubernetes: &Kubernetes, processes: &mut [Process]) -> Result<()> {
+pub(crate) fn await_ready(kubernetes: &Kubernetes, processes: &mut [Process]) -> Result<()> {
     wait::until("the API server to be ready", START_DEADLINE, || {
         for process in processes.iter_mut() {
             process.check()?;

@@ -9,7 +9,9 @@
 
 pub mod audit;
 pub mod bed;
+pub mod chart;
 pub mod churn;
+pub mod cluster;
 pub mod control_plane;
 pub mod differential;
 pub mod examples;
@@ -27,10 +29,12 @@ pub mod processes;
 pub mod programs;
 pub mod record;
 pub mod replica;
+pub mod rights;
 pub mod servers;
 pub mod service_accounts;
 pub mod suite;
 pub mod tools;
+pub mod tun;
 pub mod wait;
 
 pub use bed::{Bed, From, Options};

@@ -36,15 +36,20 @@ pub const ADMIN: Identity = Identity { file: "admin", user: "admin", group: Some
 /// As kube-controller-manager runs in a real cluster.
 pub const CONTROLLER_MANAGER: Identity =
     Identity { file: "kube-controller-manager", user: "system:kube-controller-manager", group: None };
+/// As kube-scheduler runs in a real cluster.
+pub const SCHEDULER: Identity =
+    Identity { file: "kube-scheduler", user: "system:kube-scheduler", group: None };
 /// As kube-proxy runs in a real cluster: the built-in ClusterRole `system:node-proxier`, nothing else.
 pub const PROXY: Identity = Identity { file: "kube-proxy", user: "system:kube-proxy", group: None };
 
-/// The ServiceAccount of `manifests/rbac/controller.yaml`.
+/// The chart's ServiceAccount of the controller.
 pub const CONTROLLER: Identity = Identity::service_account("fairlead-controller");
-/// The ServiceAccount of `manifests/rbac/controller-shadow.yaml`.
-pub const CONTROLLER_SHADOW: Identity = Identity::service_account("fairlead-controller-shadow");
-/// The ServiceAccount of `manifests/rbac/programmer.yaml`.
+/// The chart's ServiceAccount of the controller in profile `shadow`.
+pub const CONTROLLER_SHADOW: Identity = Identity::service_account("fairlead-shadow-controller");
+/// The chart's ServiceAccount of the programmer.
 pub const PROGRAMMER: Identity = Identity::service_account("fairlead-programmer");
+/// The chart's ServiceAccount of the programmer in profile `shadow`.
+pub const PROGRAMMER_SHADOW: Identity = Identity::service_account("fairlead-shadow-programmer");
 
 /// May do nothing but what everybody may.
 pub const NOBODY: Identity = Identity { file: "nobody", user: "nobody", group: None };
@@ -55,6 +60,7 @@ pub struct Pki {
     dir: PathBuf,
     url: String,
     authority: String,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
@@ -69,7 +75,7 @@ impl Pki {
         let key = KeyPair::generate()?;
         let authority = params.self_signed(&key)?.pem();
         let issuer = Issuer::new(params, key);
-        let pki = Self { dir: dir.to_owned(), url: format!("https://{server}:6443"), authority };
+        let pki = Self { dir: dir.to_owned(), url: format!("https://{server}:6443"), authority, issuer };
         fs::write(pki.path("ca.crt"), &pki.authority)?;
         let tokens = KeyPair::generate()?;
         fs::write(pki.path("service-accounts.key"), tokens.serialize_pem())?;
@@ -80,17 +86,31 @@ impl Pki {
         for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
             sans.push(SanType::DnsName(name.try_into()?));
         }
-        let (certificate, key) = signed(&issuer, named("kube-apiserver", None), sans)?;
+        let (certificate, key) = signed(&pki.issuer, named("kube-apiserver", None), sans)?;
         fs::write(pki.path("apiserver.crt"), certificate)?;
         fs::write(pki.path("apiserver.key"), key)?;
 
-        for identity in [ADMIN, CONTROLLER_MANAGER, PROXY, NOBODY] {
-            let (certificate, key) = signed(&issuer, named(identity.user, identity.group), Vec::new())?;
-            let user =
-                json!({"client-certificate-data": base64(&certificate), "client-key-data": base64(&key)});
-            pki.write_kubeconfig(identity.file, &user)?;
+        for identity in [ADMIN, CONTROLLER_MANAGER, SCHEDULER, PROXY, NOBODY] {
+            pki.add_certificate(identity.file, identity.user, identity.group, &[])?;
         }
         Ok(pki)
+    }
+
+    /// Makes a certificate for somebody who asks the API server, and who also answers at `addresses`: the files
+    /// `<file>.crt` and `<file>.key`, and a kubeconfig with both.
+    pub fn add_certificate(
+        &self,
+        file: &str,
+        user: &str,
+        group: Option<&str>,
+        addresses: &[IpAddr],
+    ) -> Result<PathBuf> {
+        let sans = addresses.iter().map(|ip| SanType::IpAddress(*ip)).collect();
+        let (certificate, key) = signed(&self.issuer, named(user, group), sans)?;
+        let user = json!({"client-certificate-data": base64(&certificate), "client-key-data": base64(&key)});
+        fs::write(self.path(&format!("{file}.crt")), certificate)?;
+        fs::write(self.path(&format!("{file}.key")), key)?;
+        self.write_kubeconfig(file, &user)
     }
 
     /// A file by name.

@@ -86,6 +86,11 @@ impl Process {
         Ok(())
     }
 
+    /// Whether it has ended, however.
+    pub fn exited(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Asks it to end (SIGTERM) and waits for that.
     pub fn stop(&mut self, deadline: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;

@@ -170,17 +170,31 @@ impl Programmer {
         make: Make,
         extra: &[&str],
     ) -> Result<Self> {
+        let mut process = Self::launch(place, namespace, node, make, extra)?;
+        // kube-proxy is healthy before it has programmed anything, and says no more.
+        let page = if make == Make::Ours { "/readyz" } else { "/healthz" };
+        await_page(&mut process, namespace, 10256, page)?;
+        Ok(Self { process, make })
+    }
+
+    /// Starts it in a node's namespace, and does not wait for it. The log is that of all programmers of that node.
+    pub fn launch(
+        place: Place<'_>,
+        namespace: &Netns,
+        node: &plan::Node,
+        make: Make,
+        extra: &[&str],
+    ) -> Result<Process> {
         let (program, mut args) = programmer(place, make)?;
         args.push(format!("--hostname-override={}", node.name));
         args.extend(extra.iter().map(|flag| (*flag).to_owned()));
         let name = format!("programmer-{}", node.name);
         let env = machine(place, &node.name)?;
-        let start = Start { name: &name, program: &program, args: &args, env: &env };
-        let mut process = Process::start(place.record, namespace, &start)?;
-        // kube-proxy is healthy before it has programmed anything, and says no more.
-        let page = if make == Make::Ours { "/readyz" } else { "/healthz" };
-        await_page(&mut process, namespace, 10256, page)?;
-        Ok(Self { process, make })
+        Process::start(
+            place.record,
+            namespace,
+            &Start { name: &name, program: &program, args: &args, env: &env },
+        )
     }
 
     /// Runs it with `--cleanup` only, in a node's namespace.

@@ -1,7 +1,8 @@
 //! What a bed leaves in the file system while it lives, and how the leftovers of a dead bed are removed.
 //!
 //! `/run/fairlead/<pid>-<n>/` belongs to the n-th bed of the process `<pid>`: `owner` and `processes` name processes as
-//! `pid start-time`, `net/` holds a link per network namespace, `logs/` a file per program, the rest is keys and data.
+//! `pid start-time`, `net/` holds a link per network namespace, `logs/` a file per program, `leftovers` names folders and
+//! cgroups elsewhere that belong to the bed, the rest is keys and data.
 //!
 //! Invariants: a process is only ever killed when both its pid and its start time are the recorded ones, so a recycled
 //! pid is safe. Namespaces need no cleaning: they are held by file descriptors of the owner and by the processes in
@@ -12,15 +13,21 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::wait;
+
 /// Where the records of all beds of this machine are.
 pub const ROOT: &str = "/run/fairlead";
 
-/// The folder of one living bed. Dropping it removes the folder.
+/// How long the processes of a cgroup may take to be gone once they are killed.
+const DYING: Duration = Duration::from_secs(30);
+
+/// The folder of one living bed. Dropping it removes the folder, and what is noted as left elsewhere.
 #[derive(Debug)]
 pub struct Record {
     dir: PathBuf,
@@ -68,10 +75,29 @@ impl Record {
         }
         Ok(())
     }
+
+    /// Notes a folder elsewhere that is to go with the bed, before it is made.
+    pub fn note_folder(&self, path: &Path) -> Result<()> {
+        self.note_leftover("folder", path)
+    }
+
+    /// Notes a cgroup that is to go with the bed, and those below it, before it is made.
+    pub fn note_cgroup(&self, path: &Path) -> Result<()> {
+        self.note_leftover("cgroup", path)
+    }
+
+    fn note_leftover(&self, kind: &str, path: &Path) -> Result<()> {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("leftovers"))?;
+        Ok(writeln!(file, "{kind} {}", path.display())?)
+    }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Err(error) = remove_leftovers(&self.dir) {
+            // With its folder gone nobody would know of them.
+            return eprintln!("cannot remove all of {}: {error:#}", self.dir.display());
+        }
         if let Err(error) = fs::remove_dir_all(&self.dir) {
             eprintln!("cannot remove {}: {error}", self.dir.display());
         }
@@ -106,6 +132,7 @@ pub fn sweep(root: &Path) -> Result<Swept> {
         for line in fs::read_to_string(dir.join("processes")).unwrap_or_default().lines() {
             swept.processes += usize::from(kill_recorded(line));
         }
+        remove_leftovers(&dir)?;
         swept.beds += 1;
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -125,6 +152,36 @@ fn owner_lives(dir: &Path) -> bool {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let pid = name.strip_prefix('.').and_then(|name| name.split('-').next()).and_then(|pid| pid.parse().ok());
     pid.is_some_and(|pid| identity(pid).is_some())
+}
+
+/// Removes what is noted as left elsewhere, cgroups first: nothing writes into the folders any more when they are empty.
+fn remove_leftovers(dir: &Path) -> Result<()> {
+    let noted = fs::read_to_string(dir.join("leftovers")).unwrap_or_default();
+    let of = |kind: &'static str| noted.lines().filter_map(move |line| line.strip_prefix(kind));
+    for path in of("cgroup ").map(Path::new) {
+        wait::until_ok("the processes of a cgroup to be gone", DYING, || remove_cgroup(path))?;
+    }
+    for path in of("folder ") {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {path}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A cgroup's files cannot be removed, only its folder, when no cgroup is below it and no process in it.
+fn remove_cgroup(path: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path).with_context(|| format!("removing the cgroup {}", path.display()))
 }
 
 fn kill_recorded(line: &str) -> bool {

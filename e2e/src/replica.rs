@@ -1,7 +1,7 @@
 //! Replicas of the controller, each on a host of its own, so that one can be cut off and the API server's audit log can
 //! tell them apart.
 //!
-//! Invariant: a replica runs as the ServiceAccount of `manifests/rbac/controller.yaml`.
+//! Invariant: a replica runs as the chart's ServiceAccount of the controller.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -1,38 +1,51 @@
-//! The ServiceAccounts of `manifests/rbac/`, and tokens for them.
+//! The ServiceAccounts of the chart, as plain YAML has them, and tokens for them.
 //!
-//! Invariant: programs of ours run with exactly the rules of these files; nothing is added for the tests.
+//! Invariant: programs of ours run with exactly the rights that the chart gives them; nothing is added for the tests.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    examples,
+    chart, examples,
     kubernetes::{self, Kubernetes},
     pki::Pki,
-    tools,
 };
 
 /// The namespace of all of them.
-pub const NAMESPACE: &str = "kube-system";
+pub const NAMESPACE: &str = chart::NAMESPACE;
+
+/// Profiles whose accounts differ in what they may do.
+const PROFILES: [&str; 2] = ["replace", "shadow"];
+/// Kinds of objects that are about rights.
+const KINDS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
 
 /// How long tokens last: longer than any test.
 const LASTS: u32 = 7 * 24 * 3600;
 
-/// The objects of a file of `manifests/rbac/`, such as `controller`.
-pub fn manifest(name: &str) -> Result<Vec<Value>> {
-    let path = tools::repository().join("manifests/rbac").join(format!("{name}.yaml"));
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    examples::parse(&text).with_context(|| format!("in {}", path.display()))
+/// The objects that give the accounts of a profile their rights.
+fn rights(profile: &str) -> Result<Vec<Value>> {
+    let mut objects = examples::parse(&chart::rendered(profile)?)?;
+    objects.retain(|object| KINDS.iter().any(|kind| object["kind"] == *kind));
+    Ok(objects)
 }
 
-/// Applies these manifests, and writes a kubeconfig for each ServiceAccount in them.
-pub fn establish(kubernetes: &Kubernetes, pki: &Pki, manifests: &[&str]) -> Result<()> {
+/// The objects that give an account its rights.
+pub fn manifest(account: &str) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for profile in PROFILES {
+        all.extend(rights(profile)?.into_iter().filter(|object| object["metadata"]["name"] == account));
+    }
+    Ok(all)
+}
+
+/// Gives all accounts their rights, and writes a kubeconfig for each.
+pub fn establish(kubernetes: &Kubernetes, pki: &Pki) -> Result<()> {
     // The API server makes it, too, but not at once.
     kubernetes.apply(&kubernetes::namespace(NAMESPACE))?;
-    for name in manifests {
-        for object in manifest(name)? {
+    for profile in PROFILES {
+        for object in rights(profile)? {
             kubernetes.apply(&object)?;
             if object["kind"] == "ServiceAccount" {
                 let account = object["metadata"]["name"].as_str().context("a ServiceAccount without name")?;

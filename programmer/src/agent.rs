@@ -3,9 +3,10 @@
 //! Invariants: whatever is missing on this host is told, in one line, before the API server is asked and before
 //! anything is written; the rules stay in place when the process ends, for whatever reason.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{env, fs, io, net::SocketAddr, path::PathBuf, process, sync::Arc};
 
 use axum::Router;
+use clap::parser::ValueSource;
 use fairlead_daemon::{
     admin::ListenError,
     client::{ClientError, ClientFlags, Clients},
@@ -13,10 +14,12 @@ use fairlead_daemon::{
     logging::LogFlags,
     metrics::Metrics as Registry,
     readiness::{Gate, Readiness},
+    rights::{Review, Right, ask},
     shutdown,
+    throttle::Throttle,
     watch::{Event, watch as watch_all},
 };
-use fairlead_objects::{EndpointSlice, Family, KubeProxyConfiguration, NodeObject, ServiceObject, labels};
+use fairlead_objects::{EndpointSlice, Family, NodeObject, ServiceObject, labels};
 use futures::{Stream, StreamExt};
 use kube::{Api, Client};
 use kube_runtime::watcher;
@@ -34,32 +37,37 @@ use crate::{
     configuration::{ConfigurationError, ConfigurationFile},
     configured::Configured,
     conntrack,
-    events::{self, Events, Notice},
+    events::{self, Events, Notice, Recorder},
     feed::{Change, Receivers, Services, Slices},
-    flags::{Flags, InapplicableFlags, WithoutEffect},
+    flags::{self, Flags, InapplicableFlags, WithoutEffect},
     health::Health,
     health_ports::HealthPortServers,
     interfaces,
     lane::{Lane, Wiring},
     leftovers, limits,
     metrics::Metrics,
-    netfilter::{Features, Netfilter, Tool, ToolError, Variant, detect},
+    netfilter::{self, Features, Netfilter, Tool, ToolError, Variant, counters, detect},
     node_watch::{Audience, NoPodNetworks, NodeWatch},
     own_node::{Kernel, basis},
+    rival,
     sentinel::Sentinel,
-    servers,
+    servers::{self, About, Server},
     settings::Settings,
-    sysctl,
+    shadow, sysctl,
 };
 
 /// Changes that may wait for a sync loop before a watch has to wait; the loop takes them in at any time.
-const WAITING_CHANGES: usize = 4096;
+pub(crate) const WAITING_CHANGES: usize = 4096;
 /// What we call ourselves when we talk to the API server.
-const USER_AGENT: &str = concat!("fairlead-programmer/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("fairlead-programmer/", env!("CARGO_PKG_VERSION"));
 
 /// Watches Services and EndpointSlices, and makes this node's packet filter forward Service traffic to endpoints.
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "fairlead-programmer", version)]
+// As kube-proxy's flags behave.
+#[command(args_override_self = true, disable_version_flag = true)]
+#[command(mut_arg("kube_api_qps", |flag| flag.default_value("5")))]
+#[command(mut_arg("kube_api_burst", |flag| flag.default_value("10")))]
 pub struct Command {
     #[command(flatten)]
     pub(crate) flags: Flags,
@@ -69,18 +77,46 @@ pub struct Command {
     #[arg(skip)]
     pub(crate) without_effect: WithoutEffect,
     #[command(flatten)]
-    client: ClientFlags,
+    pub(crate) client: ClientFlags,
     #[command(flatten)]
-    log: LogFlags,
+    pub(crate) log: LogFlags,
+    /// Which of those two were given, by flag or environment. Filled in by [`Command::parse`].
+    #[arg(skip)]
+    pub(crate) own_log: OwnLog,
+    /// Every flag and its value. Filled in by [`Command::parse`].
+    #[arg(skip)]
+    given: Vec<(String, String)>,
+    /// Print the version, then exit.
+    #[arg(short = 'V', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    version: Option<String>,
+}
+
+/// Which of our own flags about logs were given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnLog {
+    pub(crate) level: bool,
+    pub(crate) format: bool,
 }
 
 impl Command {
-    /// Reads the command line; ends the process with a message if it cannot be read.
+    /// Reads the command line; ends the process with a message if it cannot be read, or if only the version is asked for.
     pub fn parse() -> Self {
-        let matches = <Self as clap::CommandFactory>::command().get_matches();
-        match <Self as clap::FromArgMatches>::from_arg_matches(&matches) {
-            Ok(command) => Self { without_effect: WithoutEffect::of(&matches), ..command },
+        let matches = <Self as clap::CommandFactory>::command().get_matches_from(flags::arguments(env::args_os()));
+        let command = match <Self as clap::FromArgMatches>::from_arg_matches(&matches) {
+            Ok(command) => command,
             Err(error) => error.exit(),
+        };
+        // --version=raw is the same here.
+        if command.version.as_deref().is_some_and(|version| version != "false") {
+            println!("fairlead-programmer {}", env!("CARGO_PKG_VERSION"));
+            process::exit(0);
+        }
+        let given = |id| !matches!(matches.value_source(id), None | Some(ValueSource::DefaultValue));
+        Self {
+            without_effect: WithoutEffect::of(&matches),
+            own_log: OwnLog { level: given("log_level"), format: given("log_format") },
+            given: flags::all(&<Self as clap::CommandFactory>::command(), &matches),
+            ..command
         }
     }
 }
@@ -149,15 +185,17 @@ impl AgentError {
 
 /// Does what the command line says.
 pub async fn run(command: Command) -> Result<(), AgentError> {
-    command.log.start().map_err(|error| AgentError::Flags(failure::chain(&error)))?;
     let configured = Configured::of(&command)?;
-    let Command { flags, client, .. } = command;
+    let log = configured.log_flags(&command);
+    log.start().map_err(|error| AgentError::Flags(failure::chain(&error)))?;
+    configured.warn(&command.without_effect);
+    let Command { flags, client, given, .. } = command;
     if flags.dump_config {
         println!("{}", configured.dump()?);
         return Ok(());
     }
     if let Some(path) = flags.write_config_to {
-        let text = configured.dump()?;
+        let text = configured.file_text()?;
         return fs::write(&path, text).map_err(|source| AgentError::Write { path, source });
     }
     if flags.cleanup {
@@ -170,16 +208,19 @@ pub async fn run(command: Command) -> Result<(), AgentError> {
         }
         return Ok(());
     }
-    Box::pin(serve(configured, client)).await
+    match flags.shadow_grace() {
+        Some(grace) => Box::pin(shadow::serve(configured, client, grace)).await,
+        None => Box::pin(serve(configured, client, given)).await,
+    }
 }
 
-/// Removes our rules from both families and both variants, as far as they are there.
+/// Removes our rules from both families and both variants, and what other modes of kube-proxy left, as far as it is there.
 async fn clean_up(settings: &Settings) -> Result<(), AgentError> {
     let variants =
         settings.variant.map_or_else(|| vec![Variant::Nft, Variant::Legacy], |variant| vec![variant]);
     // Says what is missing, if nothing at all can be done.
     detect(Family::V4, settings.variant).await.map_err(AgentError::Netfilter)?;
-    let mut problems = 0;
+    let mut problems = leftovers::remove_ipvs_servers();
     for family in Family::ALL.into_iter().filter(|family| *family == Family::V4 || sysctl::ipv6_is_enabled())
     {
         for variant in &variants {
@@ -193,22 +234,14 @@ async fn clean_up(settings: &Settings) -> Result<(), AgentError> {
             }
             info!(%family, %variant, "rules removed");
         }
-        problems += usize::from(!remove_leftovers(family));
+        problems += usize::from(!leftovers::remove_nftables(family));
+    }
+    problems += leftovers::remove_ipvs_sets();
+    if let Err(error) = counters::remove() {
+        warn!(%error, "cannot remove the counters of nfacct");
+        problems += 1;
     }
     if problems == 0 { Ok(()) } else { Err(AgentError::Cleanup(problems)) }
-}
-
-/// Removes what kube-proxy's mode nftables wrote. False if that failed.
-fn remove_leftovers(family: Family) -> bool {
-    match leftovers::remove_nftables(family) {
-        Ok(true) => info!(%family, "removed table kube-proxy of nftables, left by kube-proxy in that mode"),
-        Ok(false) => {}
-        Err(error) => {
-            warn!(%family, %error, "cannot remove table kube-proxy of nftables: remove it with `nft delete table`");
-            return false;
-        }
-    }
-    true
 }
 
 /// One family that can be programmed.
@@ -218,9 +251,13 @@ struct Plane {
     kernel: Kernel,
 }
 
-async fn serve(configured: Configured, client: ClientFlags) -> Result<(), AgentError> {
+async fn serve(
+    configured: Configured,
+    client: ClientFlags,
+    flags: Vec<(String, String)>,
+) -> Result<(), AgentError> {
     let client = configured.connection(client);
-    let Configured { settings, effective, file } = configured;
+    let Configured { settings, effective, file, .. } = configured;
     let shutdown = shutdown::on_signal().map_err(AgentError::Signals)?;
     let tools = tools(&settings).await?;
     let clients = client.clients(USER_AGENT).await?;
@@ -232,7 +269,7 @@ async fn serve(configured: Configured, client: ClientFlags) -> Result<(), AgentE
         planes.push(plane(family, tool, &settings).await);
     }
     let agent = Agent {
-        effective,
+        about: About { effective, flags },
         file,
         registry: Registry::new(),
         readiness: Readiness::default(),
@@ -241,7 +278,7 @@ async fn serve(configured: Configured, client: ClientFlags) -> Result<(), AgentE
         shutdown,
         settings,
     };
-    agent.run(planes, &clients).await
+    agent.run(planes, &clients, client.throttle()).await
 }
 
 /// The families that can be programmed: IPv4 must be, IPv6 is where it works. Changes nothing.
@@ -268,8 +305,10 @@ async fn plane(family: Family, tool: Tool, settings: &Settings) -> Plane {
     let features = Features::probe(&tool).await;
     let kernel = Kernel { features, liberal_tcp: sysctl::conntrack_is_liberal(), route_localnet: true };
     let kernel = Kernel { route_localnet: route_localnet(family, settings, kernel), ..kernel };
-    let Features { bpf, random_fully } = features;
-    info!(%family, variant = %tool.variant(), bpf, random_fully, "packet filter");
+    info!(%family, variant = %tool.variant(), %features, "packet filter");
+    for feature in features.missing() {
+        warn!(%family, "the kernel or the iptables programs lack {}: {}", feature.as_str(), feature.substitute());
+    }
     Plane { family, tool, kernel }
 }
 
@@ -299,36 +338,51 @@ fn enable_route_localnet() -> bool {
     }
 }
 
-struct Agent {
-    settings: Settings,
-    effective: KubeProxyConfiguration,
-    file: Option<ConfigurationFile>,
-    registry: Registry,
-    readiness: Readiness,
-    health: Arc<Mutex<Health>>,
-    tasks: JoinSet<Result<(), AgentError>>,
-    shutdown: CancellationToken,
+/// Settings, and what all parts share.
+pub(crate) struct Agent {
+    pub(crate) settings: Settings,
+    pub(crate) about: About,
+    pub(crate) file: Option<ConfigurationFile>,
+    pub(crate) registry: Registry,
+    pub(crate) readiness: Readiness,
+    pub(crate) health: Arc<Mutex<Health>>,
+    pub(crate) tasks: JoinSet<Result<(), AgentError>>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Agent {
-    async fn run(mut self, planes: Vec<Plane>, clients: &Clients) -> Result<(), AgentError> {
+    async fn run(
+        mut self,
+        planes: Vec<Plane>,
+        clients: &Clients,
+        throttle: Throttle,
+    ) -> Result<(), AgentError> {
         let metrics = self.registry.register(Metrics::register);
-        self.start_servers(&metrics);
+        let features: Vec<_> = planes.iter().map(|plane| (plane.family, plane.kernel.features)).collect();
+        self.registry.register(|registry| netfilter::metrics::register(registry, &features));
+        let recorder = Recorder::new(clients.write.clone(), &self.settings.node_name, throttle);
+        self.start_health_server(&metrics, &recorder);
+        if self.await_other_proxies().await.is_none() {
+            return self.wait().await;
+        }
+        self.start_metrics_server(&recorder);
         self.start_file_watch();
+        self.start_review(clients.write.clone());
         let services = self.readiness.gate("Services");
         let slices = self.readiness.gate("EndpointSlices");
         // Rules do not wait for the Node for ever, so readiness does not either.
         let node = Readiness::default().gate("Node");
-        let events = self.start_events(clients.write.clone());
+        let events = self.start_events(recorder);
+        let tools: Vec<_> = planes.iter().map(|plane| (plane.family, plane.tool.clone())).collect();
         let (receivers, senders) = self.start_lanes(planes, &metrics, &events);
         self.start_node_watch(senders, clients.read.clone(), node);
-        self.start_removal_of_leftovers(&receivers);
+        self.start_removal_of_leftovers(tools);
         self.start_feeds(&receivers, &clients.read, services, slices);
         self.wait().await
     }
 
     /// Waits for shutdown, or for the first task that ends before.
-    async fn wait(mut self) -> Result<(), AgentError> {
+    pub(crate) async fn wait(mut self) -> Result<(), AgentError> {
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
@@ -343,16 +397,43 @@ impl Agent {
         Ok(())
     }
 
-    fn start_servers(&mut self, metrics: &Metrics) {
-        if let Some(address) = self.settings.health_address {
-            let routes = servers::health_routes(&self.health, metrics, self.readiness.clone());
-            self.start_server(address, "--healthz-bind-address", routes);
-        }
-        let routes = servers::metrics_routes(self.registry.clone(), &self.effective);
-        self.start_server(self.settings.metrics_address, "--metrics-bind-address", routes);
+    /// Waits until nobody else writes rules on this node; `None` on shutdown.
+    async fn await_other_proxies(&self) -> Option<()> {
+        let gate = self.readiness.gate("other proxies");
+        self.shutdown.run_until_cancelled(rival::gone(self.settings.metrics_address, gate)).await
     }
 
-    fn start_file_watch(&mut self) {
+    /// Asks the API server whether we may do what we will have to do.
+    fn start_review(&mut self, client: Client) {
+        let gate = self.readiness.gate("rights");
+        let needed = [("", "services"), ("", "nodes"), ("discovery.k8s.io", "endpointslices")];
+        let needed = needed.into_iter().flat_map(Right::to_watch).chain(Right::to_tell()).collect();
+        let (mut review, shutdown) = (Review::default(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            let asking = ask(client, needed, move |answer| {
+                review.take(answer);
+                review.show(&gate, []);
+            });
+            shutdown.run_until_cancelled(asking).await;
+            Ok(())
+        });
+    }
+
+    fn start_health_server(&mut self, metrics: &Metrics, recorder: &Recorder) {
+        if let Some(address) = self.settings.health_address {
+            let routes = servers::health_routes(&self.health, metrics, self.readiness.clone());
+            self.start_server(address, Server::Health, routes, recorder.clone());
+        }
+    }
+
+    fn start_metrics_server(&mut self, recorder: &Recorder) {
+        if let Some(address) = self.settings.metrics_address {
+            let routes = servers::metrics_routes(self.registry.clone(), &self.about);
+            self.start_server(address, Server::Metrics, routes, recorder.clone());
+        }
+    }
+
+    pub(crate) fn start_file_watch(&mut self) {
         let Some(file) = self.file.take() else { return };
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
@@ -363,15 +444,21 @@ impl Agent {
         });
     }
 
-    fn start_server(&mut self, address: SocketAddr, flag: &'static str, routes: Router) {
+    fn start_server(&mut self, address: SocketAddr, server: Server, routes: Router, recorder: Recorder) {
         let (hard_fail, shutdown) = (self.settings.hard_fail, self.shutdown.clone());
-        self.tasks
-            .spawn(async move { Ok(servers::serve(address, flag, routes, hard_fail, shutdown).await?) });
+        self.tasks.spawn(async move {
+            let end = servers::serve(address, server.flag(), routes, hard_fail, shutdown).await;
+            if let Err(error) = &end {
+                // It is the last thing that this process says.
+                recorder.publish(Notice::not_listening(server.reason(), error)).await;
+            }
+            Ok(end?)
+        });
     }
 
-    fn start_events(&mut self, client: Client) -> Events {
+    fn start_events(&mut self, recorder: Recorder) -> Events {
         let (events, notices) = Events::new();
-        let delivery = events::deliver(notices, client, self.settings.node_name.clone());
+        let delivery = events::deliver(notices, recorder);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             shutdown.run_until_cancelled(delivery).await;
@@ -430,7 +517,7 @@ impl Agent {
         (Receivers(receivers), senders)
     }
 
-    fn start_node_watch(&mut self, receivers: Audience, client: Client, gate: Gate) {
+    pub(crate) fn start_node_watch(&mut self, receivers: Audience, client: Client, gate: Gate) {
         let name = self.settings.node_name.clone();
         let watch =
             NodeWatch { settings: self.settings.clone(), receivers, health: Arc::clone(&self.health) };
@@ -439,14 +526,18 @@ impl Agent {
         self.tasks.spawn(async move { Ok(watch.follow(events).await?) });
     }
 
-    /// When our rules are there: until then, the other mode's rules are better than none.
-    fn start_removal_of_leftovers(&mut self, receivers: &Receivers) {
-        let families: Vec<Family> = receivers.0.iter().map(|(family, _)| *family).collect();
+    /// When our rules are there: until then, the other mode's rules are better than none. As kube-proxy, we leave mode ipvs
+    /// alone unless the configuration asks for it.
+    fn start_removal_of_leftovers(&mut self, tools: Vec<(Family, Tool)>) {
+        let of_ipvs = self.settings.unavailable_mode == Some("ipvs");
         let (readiness, shutdown) = (self.readiness.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
             if shutdown.run_until_cancelled(readiness.wait()).await.is_some() {
-                for family in families {
-                    remove_leftovers(family);
+                for (family, _) in &tools {
+                    leftovers::remove_nftables(*family);
+                }
+                if of_ipvs {
+                    leftovers::remove_ipvs(&tools).await;
                 }
                 shutdown.cancelled().await;
             }
@@ -454,7 +545,7 @@ impl Agent {
         });
     }
 
-    fn start_feeds(&mut self, receivers: &Receivers, client: &Client, services: Gate, slices: Gate) {
+    pub(crate) fn start_feeds(&mut self, receivers: &Receivers, client: &Client, services: Gate, slices: Gate) {
         let config = watcher::Config::default()
             .labels(&format!("!{}", labels::SERVICE_PROXY_NAME))
             .fields("spec.clusterIP!=None");

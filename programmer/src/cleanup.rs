@@ -6,7 +6,9 @@
 //!
 //! Invariant: a chain of ours that a foreign rule still uses is emptied but not deleted, and reported.
 
-use fairlead_compiler::{Chain, ChainRef, Delta, ParseError, Table, cleanup, parse, render};
+use fairlead_compiler::{
+    Chain, ChainRef, Delta, Dump, ParseError, Table, cleanup, cleanup_ipvs, parse, render,
+};
 
 use crate::netfilter::{Netfilter, ToolError};
 
@@ -64,20 +66,33 @@ pub fn concerns(save: &str) -> bool {
     parse(save).map_or(true, |dump| !cleanup(&dump).is_empty())
 }
 
-/// Removes everything of ours from one family. Goes on with the next table after an error.
+/// Removes everything of ours, and of kube-proxy's mode ipvs, from one family. Goes on with the next table after an error.
 pub async fn clean(netfilter: &impl Netfilter) -> Vec<CleanupError> {
+    clean_by(netfilter, cleanup).await
+}
+
+/// Removes what only kube-proxy's mode ipvs has. What it shares with us stays as it is.
+pub async fn clean_ipvs(netfilter: &impl Netfilter) -> Vec<CleanupError> {
+    clean_by(netfilter, cleanup_ipvs).await
+}
+
+async fn clean_by(netfilter: &impl Netfilter, removal: fn(&Dump) -> Delta) -> Vec<CleanupError> {
     let mut errors = Vec::new();
     for table in TABLES {
-        errors.extend(clean_table(netfilter, table).await.err());
+        errors.extend(clean_table(netfilter, table, removal).await.err());
     }
     errors
 }
 
-async fn clean_table(netfilter: &impl Netfilter, table: Table) -> Result<(), CleanupError> {
+async fn clean_table(
+    netfilter: &impl Netfilter,
+    table: Table,
+    removal: fn(&Dump) -> Delta,
+) -> Result<(), CleanupError> {
     let save = netfilter.save(table.as_str()).await;
     let save = save.map_err(|source| CleanupError::Read { table: table.clone(), source })?;
     let dump = parse(&save).map_err(|source| CleanupError::Understand { table: table.clone(), source })?;
-    let delta = cleanup(&dump);
+    let delta = removal(&dump);
     let in_use: Vec<&str> = delta.put.keys().map(|chain| chain.name.as_str()).collect();
     let in_use = in_use.join(", ");
     for step in steps(delta) {

@@ -27,13 +27,17 @@ const INAPPLICABLE: &[&str] = &[
     "enableProfiling",
     "featureGates",
     "ipvs",
-    "logging",
+    "logging.flushFrequency",
+    "logging.options",
+    "logging.vmodule",
     "nftables",
     "portRange",
     "showHiddenMetricsForVersion",
     "winkernel",
     "windowsRunAsService",
 ];
+/// Feature gates that apply: whether `/flagz` and `/statusz` are served.
+pub const GATES: [&str; 2] = ["ComponentFlagz", "ComponentStatusz"];
 /// Fields of another mode's block that apply if that mode is chosen.
 const TAKEN_OVER: &[&str] = &["masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod"];
 /// How often to look whether the file changed.
@@ -113,9 +117,13 @@ impl ConfigurationFile {
             }
         }
         let unknown = KubeProxyConfiguration::unknown_fields(&value).into_iter();
-        warnings.extend(unknown.map(|field| format!("using lenient decoding: unknown field {field}")));
+        warnings.extend(unknown.map(|field| {
+            let meant = like(&field).map(|known| format!(" (did you mean {known}?)")).unwrap_or_default();
+            format!("using lenient decoding: unknown field {field}{meant}")
+        }));
         warnings.extend(inapplicable(&value));
-        let configuration = serde_json::from_value(value).map_err(|error| decode(error.to_string()))?;
+        let configuration =
+            serde_path_to_error::deserialize(value).map_err(|error| decode(error.to_string()))?;
         Ok(Self { path: path.to_owned(), configuration, warnings, text })
     }
 
@@ -153,6 +161,7 @@ fn inapplicable(file: &Value) -> Vec<String> {
     }
     // Of the chosen mode.
     fields.retain(|field| !TAKEN_OVER.iter().any(|taken| *field == format!("{mode}.{taken}")));
+    fields.retain(|field| !GATES.iter().any(|gate| *field == format!("featureGates.{gate}")));
     let mut warnings = Vec::new();
     if !fields.is_empty() {
         warnings.push(format!("these fields do not apply and have no effect: {}", fields.join(", ")));
@@ -165,6 +174,29 @@ fn inapplicable(file: &Value) -> Vec<String> {
 
 fn at<'v>(value: &'v Value, path: &str) -> &'v Value {
     path.split('.').try_fold(value, |value, name| value.get(name)).unwrap_or(&Value::Null)
+}
+
+/// The field that somebody may have meant who wrote `unknown`: one of a similar path, or of a similar name elsewhere.
+fn like(unknown: &str) -> Option<String> {
+    let known = serde_json::to_value(KubeProxyConfiguration::default().with_defaults()).ok()?;
+    let mut paths = Vec::new();
+    add_paths(&known, "", &mut paths);
+    let name = |path: &str| path.rsplit('.').next().unwrap_or_default().to_lowercase();
+    let likeness = |path: &str| {
+        let whole = strsim::normalized_damerau_levenshtein(&path.to_lowercase(), &unknown.to_lowercase());
+        whole.max(0.99 * strsim::normalized_damerau_levenshtein(&name(path), &name(unknown)))
+    };
+    let alike = paths.into_iter().map(|path| (likeness(&path), path)).filter(|(likeness, _)| *likeness > 0.7);
+    alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, path)| path)
+}
+
+fn add_paths(known: &Value, path: &str, paths: &mut Vec<String>) {
+    let Value::Object(fields) = known else { return };
+    for (name, value) in fields {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        add_paths(value, &path, paths);
+        paths.push(path);
+    }
 }
 
 fn add_changed(file: &Value, default: &Value, path: &str, fields: &mut Vec<String>) {

@@ -3,7 +3,7 @@
 //! Rules decide about the first packet of a flow; conntrack sends all others the same way for as long as they keep
 //! coming. A TCP client notices that its peer is gone and connects anew; a UDP client may go on for ever. So after each
 //! change of a UDP Service, flows that the rules of now would send elsewhere are deleted, and their next packet meets the
-//! rules.
+//! rules. That goes on beside the next change: whoever waits for new rules does not wait for this.
 //!
 //! Unlike kube-proxy's reconciler (1.32 to 1.36), this also acts when only a Service changed, when the last endpoint went
 //! (kubernetes #139628) and when the Service went (kubernetes #141371), it keeps what is to be done until it succeeded
@@ -19,7 +19,7 @@ use fairlead_objects::Family;
 pub mod demand;
 pub mod kernel;
 
-pub use demand::{Demand, Verdicts};
+pub use demand::{Demand, Frontend, Verdicts};
 pub use kernel::Kernel;
 
 /// How often a list is asked for that changed while it was read; then what was read must do.
@@ -64,18 +64,20 @@ pub trait FlowTable: Send + Sync + 'static {
     /// The UDP flows of `family` that `wanted` accepts.
     fn list(&self, family: Family, wanted: &dyn Fn(&Ends) -> bool) -> io::Result<Listing>;
 
-    /// Deletes a flow; false if it is gone already.
-    fn delete(&self, family: Family, flow: &Flow) -> io::Result<bool>;
+    /// Deletes flows, and says how many of them were still there.
+    fn delete(&self, family: Family, flows: &[Flow]) -> io::Result<u64>;
 }
 
-/// Deletes the flows of `family` that contradict `verdicts`. Returns how many.
-pub fn reconcile(table: &impl FlowTable, family: Family, verdicts: &Verdicts) -> io::Result<u64> {
+/// Deletes the flows of `family` that contradict the rules. Returns how many.
+pub fn reconcile(
+    table: &impl FlowTable,
+    family: Family,
+    contradicts: &dyn Fn(&Ends) -> bool,
+) -> io::Result<u64> {
     let mut deleted = 0;
     for attempt in 1..=ATTEMPTS {
-        let Listing { flows, partial } = table.list(family, &|ends| verdicts.contradicts(ends))?;
-        for flow in &flows {
-            deleted += u64::from(table.delete(family, flow)?);
-        }
+        let Listing { flows, partial } = table.list(family, contradicts)?;
+        deleted += table.delete(family, &flows)?;
         if !partial {
             break;
         }

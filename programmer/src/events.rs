@@ -3,12 +3,13 @@
 //! Invariant: telling never holds up programming. Notices wait in a short queue; what does not fit, or cannot be
 //! delivered, is in the log anyway.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
+use fairlead_daemon::{admin::ListenError, throttle::Throttle};
 use fairlead_objects::ServiceKey;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use kube_runtime::events::{Event, EventType, Recorder, Reporter};
+use kube_runtime::events::{self, Event, EventType, Reporter};
 use tokio::{sync::mpsc, time::timeout};
 use tracing::debug;
 
@@ -26,6 +27,8 @@ pub enum Subject {
     Service(ServiceKey),
     /// This node, that all is well with.
     Node,
+    /// This node, that something is wrong with.
+    NodeInTrouble,
 }
 
 /// Something worth an Event.
@@ -45,6 +48,12 @@ impl Notice {
     /// That the program has started, in kube-proxy's words.
     pub fn started() -> Self {
         Self { subject: Subject::Node, reason: "Starting", action: "StartKubeProxy", note: String::new() }
+    }
+
+    /// That the process ends because an address is taken.
+    pub fn not_listening(reason: &'static str, error: &ListenError) -> Self {
+        let note = error.to_string();
+        Self { subject: Subject::NodeInTrouble, reason, action: "StartKubeProxy", note }
     }
 }
 
@@ -67,15 +76,29 @@ impl Events {
     }
 }
 
-/// Delivers notices from `node`, until their senders are gone.
-pub async fn deliver(mut notices: mpsc::Receiver<Notice>, client: Client, node: String) {
-    let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(node.clone()) };
-    let recorder = Recorder::new(client, reporter);
-    while let Some(notice) = notices.recv().await {
+/// Who tells the API server, on behalf of one node.
+#[derive(Clone)]
+pub struct Recorder {
+    recorder: events::Recorder,
+    node: String,
+    throttle: Arc<Throttle>,
+}
+
+impl Recorder {
+    /// For `node`, at the pace of `throttle`.
+    pub fn new(client: Client, node: &str, throttle: Throttle) -> Self {
+        let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(node.to_owned()) };
+        let recorder = events::Recorder::new(client, reporter);
+        Self { recorder, node: node.to_owned(), throttle: Arc::new(throttle) }
+    }
+
+    /// Tells one notice, or gives up.
+    pub async fn publish(&self, notice: Notice) {
         let Notice { subject, reason, action, note } = notice;
         let (type_, reference) = match &subject {
             Subject::Service(key) => (EventType::Warning, service(key)),
-            Subject::Node => (EventType::Normal, this_node(&node)),
+            Subject::Node => (EventType::Normal, this_node(&self.node)),
+            Subject::NodeInTrouble => (EventType::Warning, this_node(&self.node)),
         };
         let event = Event {
             type_,
@@ -84,11 +107,25 @@ pub async fn deliver(mut notices: mpsc::Receiver<Notice>, client: Client, node: 
             action: action.to_owned(),
             secondary: None,
         };
-        match timeout(PATIENCE, recorder.publish(&event, &reference)).await {
+        self.throttle.acquire().await;
+        match timeout(PATIENCE, self.recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(?subject, reason, %error, "Event is refused"),
             Err(_) => debug!(?subject, reason, "Event is not accepted in time"),
         }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Delivers notices until their senders are gone.
+pub async fn deliver(mut notices: mpsc::Receiver<Notice>, recorder: Recorder) {
+    while let Some(notice) = notices.recv().await {
+        recorder.publish(notice).await;
     }
 }
 

@@ -4,14 +4,23 @@
 //! one run reports every problem. Flags of kube-proxy that do not apply here are accepted with a warning by name, so that
 //! an existing command line works; others are unknown.
 
-use std::path::PathBuf;
+mod effect;
+mod values;
 
-use clap::{ArgAction, ArgMatches, Args, parser::ValueSource};
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args};
+use fairlead_daemon::{client::ClientFlags, duration::GoDuration};
 use fairlead_objects::{
     KubeProxyConfiguration,
-    proxy_configuration::{Conntrack, DetectLocal, Iptables},
+    proxy_configuration::{ClientConnection, Conntrack, DetectLocal, Iptables, Ipvs, Logging},
 };
 
+pub use self::{
+    effect::{InapplicableFlags, WithoutEffect, all, arguments},
+    values::Gates,
+};
+use self::values::{boolean, gates, with_port};
 use crate::netfilter::Variant;
 
 /// Settings of the node agent.
@@ -27,7 +36,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
     /// Only set what needs more rights than programming (conntrack limits, route_localnet), then exit.
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, default_value = "false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub init_only: bool,
     /// Name of the Node we run on; the host's name if empty.
     #[arg(long, value_name = "NAME", default_value = "")]
@@ -39,13 +49,13 @@ pub struct Flags {
     /// --bind-address is an IPv6 address.
     #[arg(long, value_name = "IP:PORT")]
     healthz_bind_address: Option<String>,
-    /// Where /metrics, /proxyMode and /healthz ("ok") are served. Default 127.0.0.1:10249, or [::1]:10249 if
-    /// --bind-address is an IPv6 address.
+    /// Where /metrics, /metrics/slis, /configz, /flagz, /statusz, /proxyMode and /healthz ("ok") are served; empty
+    /// disables them. Default 127.0.0.1:10249, or [::1]:10249 if --bind-address is an IPv6 address.
     #[arg(long, value_name = "IP:PORT")]
     metrics_bind_address: Option<String>,
     /// End the process if one of these addresses is taken. Otherwise binding is retried every 5 s.
     #[arg(long, action = ArgAction::Set, default_value = "false", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_name = "BOOL")]
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     bind_address_hard_fail: bool,
     /// How often to check that no other program flushed our rules; health also reports changes that wait for more
     /// than twice this time.
@@ -60,11 +70,11 @@ pub struct Flags {
     iptables_masquerade_bit: i64,
     /// Masquerade all traffic to cluster IPs.
     #[arg(long, action = ArgAction::Set, default_value = "false", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_name = "BOOL")]
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     masquerade_all: bool,
     /// Serve node ports on 127.0.0.1, too (IPv4 only).
     #[arg(long, action = ArgAction::Set, default_value = "true", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_name = "BOOL")]
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     iptables_localhost_nodeports: bool,
     /// Network of the Pods, or a pair of networks of both families: in mode ClusterCIDR, packets from there are local.
     #[arg(long, value_name = "CIDR[,CIDR]", default_value = "")]
@@ -80,11 +90,32 @@ pub struct Flags {
     pod_interface_name_prefix: String,
     /// Networks whose addresses on this node serve node ports, or the word primary for the Node's own addresses;
     /// empty: all addresses.
-    #[arg(long, value_name = "CIDR,...", default_value = "")]
-    nodeport_addresses: String,
+    #[arg(long, value_name = "CIDR,...", action = ArgAction::Append, value_delimiter = ',')]
+    nodeport_addresses: Vec<String>,
     /// Only iptables is implemented; ipvs and nftables are accepted with a warning and run iptables.
     #[arg(long, value_name = "MODE", default_value = "iptables")]
     proxy_mode: String,
+    /// In mode ipvs: as --iptables-sync-period, which then has no effect.
+    #[arg(long, value_name = "DURATION", hide = true)]
+    ipvs_sync_period: Option<String>,
+    /// In mode ipvs: as --iptables-min-sync-period, which then has no effect.
+    #[arg(long, value_name = "DURATION", hide = true)]
+    ipvs_min_sync_period: Option<String>,
+    /// ComponentFlagz=false and ComponentStatusz=false switch off /flagz and /statusz; other gates have no effect.
+    #[arg(long, value_name = "NAME=BOOL,...", default_value = "", value_parser = gates)]
+    feature_gates: Gates,
+    /// Verbosity of the log in kube-proxy's scale: from 4 on debug, from 6 on trace. --log-level wins.
+    #[arg(short, long, value_name = "NUMBER")]
+    v: Option<i64>,
+    /// Format of the log, text or json, in kube-proxy's words. --log-format wins.
+    #[arg(long, value_name = "FORMAT")]
+    logging_format: Option<String>,
+    /// Deprecated: 0 is --healthz-bind-address=""; otherwise the port of an address without one.
+    #[arg(long, value_name = "PORT", hide = true)]
+    healthz_port: Option<u16>,
+    /// Deprecated: 0 is --metrics-bind-address=""; otherwise the port of an address without one.
+    #[arg(long, value_name = "PORT", hide = true)]
+    metrics_port: Option<u16>,
     /// Connections that conntrack may track, per CPU; 0 leaves the kernel's limit as it is.
     #[arg(long, value_name = "NUMBER", default_value = "32768")]
     conntrack_max_per_core: i64,
@@ -99,7 +130,7 @@ pub struct Flags {
     conntrack_tcp_timeout_close_wait: String,
     /// Let conntrack accept TCP packets outside the window; then packets that it calls invalid are not dropped.
     #[arg(long, action = ArgAction::Set, default_value = "false", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_name = "BOOL")]
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     conntrack_tcp_be_liberal: bool,
     /// How long conntrack remembers UDP flows without an answer; 0 leaves it as it is.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
@@ -114,147 +145,40 @@ pub struct Flags {
     #[arg(long, value_name = "VARIANT")]
     iptables_variant: Option<Variant>,
     /// Remove all of our rules (and kube-proxy's), then exit.
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, default_value = "false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub cleanup: bool,
     /// Print the effective configuration as a KubeProxyConfiguration, then exit.
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, default_value = "false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub dump_config: bool,
-}
-
-/// Flags of kube-proxy that do not apply: about other modes, other ways to talk to the API server, its own internals.
-#[derive(Args, Clone, Debug)]
-pub struct InapplicableFlags {
-    #[arg(long, hide = true)]
-    boot_id_file: Option<String>,
-    #[arg(long, hide = true)]
-    config_sync_period: Option<String>,
-    #[arg(long, hide = true)]
-    feature_gates: Option<String>,
-    #[arg(long, hide = true)]
-    healthz_port: Option<String>,
-    #[arg(long, hide = true)]
-    ipvs_exclude_cidrs: Option<String>,
-    #[arg(long, hide = true)]
-    ipvs_min_sync_period: Option<String>,
-    #[arg(long, hide = true)]
-    ipvs_scheduler: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    ipvs_strict_arp: Option<String>,
-    #[arg(long, hide = true)]
-    ipvs_sync_period: Option<String>,
-    #[arg(long, hide = true)]
-    ipvs_tcp_timeout: Option<String>,
-    #[arg(long, hide = true)]
-    ipvs_tcpfin_timeout: Option<String>,
-    #[arg(long, hide = true)]
-    ipvs_udp_timeout: Option<String>,
-    #[arg(long, hide = true)]
-    kube_api_content_type: Option<String>,
-    #[arg(long, hide = true)]
-    log_flush_frequency: Option<String>,
-    #[arg(long, hide = true)]
-    log_json_info_buffer_size: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    log_json_split_stream: Option<String>,
-    #[arg(long, hide = true)]
-    log_text_info_buffer_size: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    log_text_split_stream: Option<String>,
-    #[arg(long, hide = true)]
-    logging_format: Option<String>,
-    #[arg(long, hide = true)]
-    machine_id_file: Option<String>,
-    #[arg(long, hide = true)]
-    metrics_port: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    profiling: Option<String>,
-    #[arg(long, hide = true)]
-    show_hidden_metrics_for_version: Option<String>,
-    #[arg(short, long, hide = true)]
-    v: Option<String>,
-    #[arg(long, hide = true)]
-    vmodule: Option<String>,
-}
-
-/// Their names.
-const INAPPLICABLE: &[&str] = &[
-    "boot_id_file",
-    "config_sync_period",
-    "feature_gates",
-    "healthz_port",
-    "ipvs_exclude_cidrs",
-    "ipvs_min_sync_period",
-    "ipvs_scheduler",
-    "ipvs_strict_arp",
-    "ipvs_sync_period",
-    "ipvs_tcp_timeout",
-    "ipvs_tcpfin_timeout",
-    "ipvs_udp_timeout",
-    "kube_api_content_type",
-    "log_flush_frequency",
-    "log_json_info_buffer_size",
-    "log_json_split_stream",
-    "log_text_info_buffer_size",
-    "log_text_split_stream",
-    "logging_format",
-    "machine_id_file",
-    "metrics_port",
-    "profiling",
-    "show_hidden_metrics_for_version",
-    "v",
-    "vmodule",
-];
-
-/// Flags that have an effect together with `--config`. All flags of kube-proxy but these have none then.
-const WITH_CONFIG: &[&str] = &[
-    "config",
-    "hostname_override",
-    "master",
-    "cleanup",
-    "init_only",
-    "write_config_to",
-    "iptables_variant",
-    "dump_config",
-    "log_level",
-    "log_format",
-];
-
-/// Which flags were given, of those that have no effect.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WithoutEffect {
-    /// Because they do not apply here at all.
-    pub inapplicable: Vec<String>,
-    /// Because `--config` is given.
-    pub overridden: Vec<String>,
-}
-
-impl WithoutEffect {
-    /// Finds them in what was given.
-    pub fn of(matches: &ArgMatches) -> Self {
-        let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
-        let ids: Vec<&str> = matches.ids().map(clap::Id::as_str).filter(given).collect();
-        let flag = |id: &&str| format!("--{}", id.replace('_', "-"));
-        let (inapplicable, others): (Vec<_>, Vec<_>) =
-            ids.iter().copied().partition(|id| INAPPLICABLE.contains(id));
-        let mut overridden: Vec<String> = Vec::new();
-        if matches.value_source("config").is_some() {
-            // Groups of flags have ids, too, in CamelCase.
-            let of_kube_proxy =
-                |id: &&&str| !WITH_CONFIG.contains(*id) && !id.starts_with(char::is_uppercase);
-            overridden = others.iter().filter(of_kube_proxy).map(flag).collect();
-        }
-        Self { inapplicable: inapplicable.iter().map(flag).collect(), overridden }
-    }
+    /// Program nothing. Run beside the proxy that is in charge of this node, compare what becomes of packets under its rules
+    /// and under those that this program would write, and report where they differ (in the log, in metrics and at
+    /// /debug/divergence of the metrics server). Ports 10256 and 10249 are that proxy's: health and metrics are served on
+    /// 10356 and 10349 in their place.
+    #[arg(long, help_heading = "Shadow", conflicts_with_all = ["cleanup", "init_only"], action = ArgAction::Set,
+          default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", value_parser = boolean)]
+    shadow: bool,
+    /// With --shadow: report a difference when it has stood for so long. The other proxy needs time after each change.
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Shadow")]
+    shadow_grace: GoDuration,
 }
 
 impl Flags {
     /// What the flags say, in the shape of a configuration file.
-    pub fn configuration(&self) -> KubeProxyConfiguration {
+    pub fn configuration(&self, client: &ClientFlags) -> KubeProxyConfiguration {
         let text = |text: &String| Some(text.clone());
-        let networks = self.nodeport_addresses.split(',').map(|network| network.trim().to_owned());
+        let networks = self.nodeport_addresses.iter().map(|network| network.trim().to_owned());
         KubeProxyConfiguration {
             bind_address: text(&self.bind_address),
             bind_address_hard_fail: Some(self.bind_address_hard_fail),
+            client_connection: ClientConnection {
+                burst: Some(client.kube_api_burst.into()),
+                kubeconfig: client.kubeconfig.as_ref().map(|path| path.to_string_lossy().into_owned()),
+                qps: Some(client.kube_api_qps),
+                ..ClientConnection::default()
+            },
             cluster_cidr: text(&self.cluster_cidr),
             conntrack: Conntrack {
                 max_per_core: Some(self.conntrack_max_per_core),
@@ -270,7 +194,8 @@ impl Flags {
                 interface_name_prefix: text(&self.pod_interface_name_prefix),
             },
             detect_local_mode: text(&self.detect_local_mode),
-            healthz_bind_address: self.healthz_bind_address.clone(),
+            feature_gates: Some(self.feature_gates.0.clone()).filter(|gates| !gates.is_empty()),
+            healthz_bind_address: with_port(self.healthz_bind_address.as_deref(), self.healthz_port),
             iptables: Iptables {
                 localhost_node_ports: Some(self.iptables_localhost_nodeports),
                 masquerade_all: Some(self.masquerade_all),
@@ -278,7 +203,13 @@ impl Flags {
                 min_sync_period: text(&self.iptables_min_sync_period),
                 sync_period: text(&self.iptables_sync_period),
             },
-            metrics_bind_address: self.metrics_bind_address.clone(),
+            ipvs: Ipvs {
+                min_sync_period: self.ipvs_min_sync_period.clone(),
+                sync_period: self.ipvs_sync_period.clone(),
+                ..Ipvs::default()
+            },
+            logging: self.logging(Logging::default()),
+            metrics_bind_address: with_port(self.metrics_bind_address.as_deref(), self.metrics_port),
             mode: text(&self.proxy_mode),
             node_port_addresses: Some(networks.filter(|network| !network.is_empty()).collect()),
             oom_score_adj: Some(self.oom_score_adj),
@@ -286,9 +217,23 @@ impl Flags {
         }
     }
 
+    /// `configured`, with what flags say instead. They win over a file, too, as in kube-proxy.
+    pub fn logging(&self, configured: Logging) -> Logging {
+        Logging {
+            format: self.logging_format.clone().or(configured.format),
+            verbosity: self.v.or(configured.verbosity),
+            ..configured
+        }
+    }
+
     /// `--hostname-override`, unless it is empty.
     pub fn host_name(&self) -> Option<&str> {
         Some(self.hostname_override.as_str()).filter(|name| !name.trim().is_empty())
+    }
+
+    /// How long a difference must stand to be reported, if we are to be a shadow.
+    pub(crate) fn shadow_grace(&self) -> Option<Duration> {
+        self.shadow.then_some(self.shadow_grace.0)
     }
 
     /// The forced variant of iptables.

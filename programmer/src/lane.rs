@@ -6,8 +6,9 @@
 //!  every sync period ────────────────────────┴─ canary ──┘
 //! ```
 //!
-//! One task owns all state of its family; there is no lock. At most one job touches the kernel at a time, in a task of
-//! its own, so changes are taken in while it runs. Families do not wait for each other.
+//! One task owns all state of its family; there is no lock. At most one job touches the rules at a time, in a task of
+//! its own, so changes are taken in while it runs. UDP flows are compared with the rules of a sync that succeeded beside the
+//! next one. Families do not wait for each other.
 //!
 //! Invariants: nothing is written before both initial lists are in and our Node is known (or given up on); a change is
 //! lost by no failure, because whatever a failed sync did or did not write, the next one compares everything.
@@ -43,13 +44,14 @@ use crate::{
     sentinel::{Sentinel, Suspicion},
 };
 
+mod affinity;
 mod flows;
 mod healing;
 mod intake;
 mod isolation;
 mod job;
 
-use flows::FlowDuty;
+use flows::{FlowDuty, Reconcile};
 use job::{Finished, Job, Outcome, Task, ended, spawn, until};
 
 /// How often everything is compared without a reason, as kube-proxy does.
@@ -117,6 +119,7 @@ pub struct Wiring<N, F> {
 pub struct Lane<N, F> {
     wiring: Wiring<N, F>,
     flows: FlowDuty<F>,
+    reconcile: Option<Reconcile>,
     state: ProxyState,
     schedule: Schedule,
     /// Services that changed since the last sync started.
@@ -132,6 +135,8 @@ pub struct Lane<N, F> {
     look: Option<Instant>,
     /// Services that are left out.
     quarantine: Quarantine,
+    /// Services whose owners know that they are served without affinity.
+    without_affinity: BTreeSet<ServiceKey>,
     /// The next sync must be full, for this reason.
     full: Option<Cause>,
     last_full: Instant,
@@ -147,6 +152,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
     pub fn new(wiring: Wiring<N, F>) -> Self {
         Self {
             flows: FlowDuty::new(wiring.family, Arc::clone(&wiring.flows)),
+            reconcile: None,
             state: ProxyState::new(wiring.family),
             schedule: Schedule::new(wiring.min_sync_period),
             dirty: BTreeSet::new(),
@@ -156,6 +162,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             suspicion: Suspicion::Nothing,
             look: None,
             quarantine: Quarantine::default(),
+            without_affinity: BTreeSet::new(),
             full: Some(Cause::Start),
             last_full: Instant::now(),
             services_listed: false,
@@ -175,7 +182,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         self.wiring.health.lock().updated(self.wiring.family, Timestamp::now());
         self.note_basis();
         loop {
-            let idle = job.is_none();
+            let (idle, due) = (job.is_none(), self.due());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -183,14 +190,18 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
                     job = None;
                     self.finish(finished?);
                 }
-                () = until(self.due()), if idle => job = self.start_sync(),
+                reconciled = ended(&mut self.reconcile) => {
+                    self.reconcile = None;
+                    self.flows.finish(reconciled?, &self.wiring.metrics);
+                }
+                () = until(due), if idle => job = self.start_sync(),
                 Some(change) = self.wiring.changes.recv() => self.take_in(change),
                 Ok(()) = self.wiring.basis.changed() => self.note_basis(),
                 () = until(self.quarantine.due()), if idle && self.full.is_none() => self.retry_held(),
                 () = until(self.look), if idle && self.full.is_none() => job = self.start_verification(),
                 () = self.wiring.sentinel.stirred(idle) => self.note_stir(),
                 () = until(self.flows.due(Instant::now())), if idle && self.full.is_none() => {
-                    job = self.start_reconcile();
+                    self.start_reconcile();
                 }
                 _ = canary.tick(), if idle && self.engine.is_some() => job = self.start_check(),
             }
@@ -226,7 +237,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
     /// The basis with the interface addresses as they are now, where rules depend on them.
     fn basis_now(&self) -> Option<Basis> {
         let mut basis = self.wiring.basis.borrow().clone()?;
-        if !basis.config.node_ports_match_all(self.wiring.family) {
+        if basis.config.lists_addresses(self.wiring.family) {
             match (self.wiring.addresses)(self.wiring.family) {
                 Ok(addresses) => basis.facts.addresses = addresses,
                 Err(error) => {
@@ -259,9 +270,9 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         }
         self.quarantine.note(&dirty, |key| !self.state.ports(key).is_empty());
         engine.rulebook.exclude(self.quarantine.excluded(), &self.state);
-        self.flows.demand.refresh(&self.state, &dirty);
-        let flows = self.flows.order(&basis, self.wiring.addresses);
+        self.flows.refresh(&self.state, &dirty);
         self.current = Some(basis);
+        self.tell_lost_affinity(&dirty);
         self.schedule.started();
         self.wiring.metrics.changes_taken();
         let full = self.full.take();
@@ -274,28 +285,32 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             self.last_full = Instant::now();
             self.wiring.metrics.observe_full(self.wiring.family, cause.as_str());
         }
-        Some(spawn(engine, Task::Sync { full, triggers: std::mem::take(&mut self.triggers), flows }))
+        Some(spawn(engine, Task::Sync { full, triggers: std::mem::take(&mut self.triggers) }))
     }
 
     fn start_check(&mut self) -> Option<Job<N>> {
         let engine = self.engine.take()?;
-        Some(spawn(engine, Task::<F>::Canary))
+        Some(spawn(engine, Task::Canary))
     }
 
-    fn start_reconcile(&mut self) -> Option<Job<N>> {
-        let order = self.flows.order(self.current.as_ref()?, self.wiring.addresses)?;
-        Some(spawn(self.engine.take()?, Task::Flows(order)))
+    /// All rules must be programmed as they are now.
+    fn start_reconcile(&mut self) {
+        let started = self.current.as_ref().and_then(|basis| self.flows.start(basis, self.wiring.addresses));
+        if started.is_some() {
+            self.reconcile = started;
+        }
     }
 
     fn finish(&mut self, finished: Finished<N>) {
         let Finished { engine, outcome, duration } = finished;
         match outcome {
-            Outcome::Synced { full, triggers, result, reconciled } => {
+            Outcome::Synced { full, triggers, result } => {
                 self.end_writing(&engine, &result);
                 self.wiring.metrics.observe_sync(self.wiring.family, full.is_some(), duration);
                 match result {
                     Ok(report) => {
                         self.succeeded(&triggers, &report);
+                        self.start_reconcile();
                         self.tell(full, &report, duration);
                         if self.quarantine.succeeded(Instant::now()) == Advice::Again {
                             self.request();
@@ -311,15 +326,11 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
                         self.blame(&error, &engine);
                     }
                 }
-                if let Some(reconciled) = reconciled {
-                    self.flows.finish(reconciled, &self.wiring.metrics);
-                }
             }
             Outcome::Verified(result) => {
                 self.end_writing(&engine, &result);
                 self.verified(result, duration);
             }
-            Outcome::Reconciled(reconciled) => self.flows.finish(reconciled, &self.wiring.metrics),
             Outcome::Checked(Ok(flushed)) => self.checked(&engine, flushed),
             Outcome::Checked(Err(error)) => {
                 warn!(family = %self.wiring.family, "cannot check for a flush: {}", failure::chain(&error));

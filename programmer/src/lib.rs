@@ -14,6 +14,8 @@
 //!  flags, or configuration (a file) ──> validation ──> settings
 //! ```
 //!
+//! With `--shadow`, shadow stands in the place of the lanes: it reads what another proxy programmed, and writes nothing.
+//!
 //! `fairlead-compiler` decides what the rules are; this crate watches, waits, reads and writes. Nothing depends on it
 //! but its own program and tests, and the cli, which reads a node's rules as it does.
 //!
@@ -49,8 +51,10 @@ pub mod node_watch;
 pub mod own_node;
 pub mod quarantine;
 pub mod schedule;
+mod rival;
 pub mod sentinel;
 pub mod servers;
 pub mod settings;
+mod shadow;
 pub mod sysctl;
 pub mod validation;

@@ -173,11 +173,11 @@ impl Metrics {
             self.partial_restore_failures.clone(),
         );
         let name = "sync_proxy_rules_iptables_total";
-        to.register(name, "Total number of iptables rules owned by the proxy", self.rules.clone());
+        to.register(name, "Total number of iptables rules owned by kube-proxy", self.rules.clone());
         let name = "sync_proxy_rules_iptables_last";
         to.register(
             name,
-            "Number of iptables rules written by the proxy in the last sync",
+            "Number of iptables rules written by kube-proxy in last sync",
             self.rules_written.clone(),
         );
         let name = "sync_proxy_rules_no_local_endpoints_total";

@@ -9,8 +9,10 @@
 
 use std::{fmt, future::Future};
 
+pub mod counters;
 pub mod detection;
 pub mod features;
+pub mod metrics;
 pub mod refusal;
 pub mod tool;
 
@@ -18,7 +20,7 @@ pub mod tool;
 pub(crate) mod model;
 
 pub use detection::detect;
-pub use features::Features;
+pub use features::{Feature, Features};
 pub use refusal::Refusal;
 pub use tool::{Tool, ToolError};
 

@@ -74,6 +74,11 @@ impl Socket {
         Self::open(Some(netlink::NETFILTER))
     }
 
+    /// For generic netlink.
+    pub fn generic() -> io::Result<Self> {
+        Self::open(Some(netlink::GENERIC))
+    }
+
     fn open(protocol: Option<Protocol>) -> io::Result<Self> {
         let family = AddressFamily::NETLINK;
         let fd = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
@@ -207,7 +212,8 @@ impl Request {
         self
     }
 
-    fn bytes(&self, flags: u16) -> Vec<u8> {
+    /// As it is sent.
+    pub(crate) fn bytes(&self, flags: u16) -> Vec<u8> {
         let length = u32::try_from(HEADER + self.body.len()).unwrap_or(u32::MAX);
         let mut bytes = Vec::with_capacity(HEADER + self.body.len());
         bytes.extend(length.to_ne_bytes());

@@ -185,7 +185,7 @@ mod tests {
     };
 
     const KERNEL: Kernel = Kernel {
-        features: Features { bpf: true, random_fully: true },
+        features: Features::ALL,
         liberal_tcp: false,
         route_localnet: true,
     };

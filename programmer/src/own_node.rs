@@ -36,7 +36,7 @@ pub struct Basis {
 /// Derives the basis of `family`.
 pub fn basis(family: Family, settings: &Settings, kernel: Kernel, node: Option<&Node>) -> Basis {
     Basis {
-        config: Config {
+        config: kernel.features.limit(Config {
             masquerade_bit: settings.masquerade_bit,
             masquerade_all: settings.masquerade_all,
             detector: detector(family, settings, node),
@@ -44,11 +44,9 @@ pub fn basis(family: Family, settings: &Settings, kernel: Kernel, node: Option<&
             localhost_node_ports: settings.localhost_node_ports
                 && kernel.route_localnet
                 && family == Family::V4,
-            random_fully: kernel.features.random_fully,
-            bpf: kernel.features.bpf,
             liberal_tcp: kernel.liberal_tcp,
             ..Config::default()
-        },
+        }),
         facts: NodeFacts {
             name: NodeName::new(settings.node_name.as_str()),
             zone: node.and_then(Node::zone).cloned(),
@@ -105,13 +103,9 @@ mod tests {
     use fairlead_objects::builders;
 
     use super::*;
-    use crate::settings::testing;
+    use crate::{netfilter::Feature, settings::testing};
 
-    const KERNEL: Kernel = Kernel {
-        features: Features { bpf: false, random_fully: true },
-        liberal_tcp: true,
-        route_localnet: true,
-    };
+    const KERNEL: Kernel = Kernel { features: Features::ALL, liberal_tcp: true, route_localnet: true };
 
     fn of(family: Family, settings: &Settings) -> Basis {
         basis(family, settings, KERNEL, Some(&builders::node("node-a", "192.168.0.2", "a")))
@@ -145,7 +139,9 @@ mod tests {
 
     #[test]
     fn rules_use_what_the_kernel_has() {
-        let config = of(Family::V4, &testing::settings()).config;
+        let features = Features::ALL.without(Feature::Bpf);
+        let kernel = Kernel { features, ..KERNEL };
+        let config = basis(Family::V4, &testing::settings(), kernel, None).config;
         assert_eq!((config.bpf, config.random_fully, config.liberal_tcp), (false, true, true));
     }
 }

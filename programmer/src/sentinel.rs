@@ -103,7 +103,7 @@ impl Sentinel {
         match self {
             // After a failure everything is compared anyway.
             Self::Nft(listener) => listener.end(writers.unwrap_or(usize::MAX), concern),
-            Self::Legacy(poll) => poll.end(writers.map(|_| entries())),
+            Self::Legacy(poll) => poll.end(writers.map(|writers| (writers, entries()))),
             Self::Off => {}
         }
     }

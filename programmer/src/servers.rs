@@ -5,16 +5,20 @@
 //!
 //! Invariant: an answer never waits for a sync; it reads state behind a lock that nobody holds across an await.
 
+mod pages;
+mod ping;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderName, StatusCode, header},
+    extract::RawQuery,
+    http::{HeaderMap, HeaderName, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::any,
 };
 use fairlead_daemon::{
-    admin::{self, Address, Admin, ListenError},
+    admin::{Address, Admin, ListenError},
     metrics::Metrics as Registry,
     readiness::Readiness,
 };
@@ -23,16 +27,59 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use self::{
+    pages::{Flagz, Statusz},
+    ping::Ping,
+};
 use crate::{
     health::{Health, Probe},
     metrics::Metrics,
 };
+
+/// Prometheus' text format, as newer versions of its client library call it.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const NO_SNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 /// How long to wait before an address that is taken is tried again, as kube-proxy does.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// What the metrics server tells about this process besides its metrics.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The configuration in force.
+    pub effective: KubeProxyConfiguration,
+    /// Every flag and its value.
+    pub flags: Vec<(String, String)>,
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Asked by load balancers.
+    Health,
+    /// Asked by those who watch.
+    Metrics,
+}
+
+impl Server {
+    /// The flag that says where it listens.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Health => "--healthz-bind-address",
+            Self::Metrics => "--metrics-bind-address",
+        }
+    }
+
+    /// kube-proxy's word for not being able to.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Health => "FailedToStartProxierHealthcheck",
+            Self::Metrics => "FailedToStartMetricServer",
+        }
+    }
+}
 
 /// Serves `routes` on `address` until `shutdown`. A taken address is tried again, or is the end if `hard_fail`.
 pub async fn serve(
@@ -87,17 +134,60 @@ fn probed(probe: Probe, health: &Mutex<Health>, metrics: &Metrics) -> Response {
     }
 }
 
-/// Routes of the metrics server: `/metrics`, `/configz`, `/proxyMode`, and `/healthz`, which only says that it serves.
-pub fn metrics_routes(registry: Registry, effective: &KubeProxyConfiguration) -> Router {
-    let configz = serde_json::json!({"kubeproxy.config.k8s.io": effective}).to_string();
+/// Routes of the metrics server: `/metrics` and what kube-proxy serves beside it. Any method does, as there.
+pub fn metrics_routes(registry: Registry, about: &About) -> Router {
+    let started = Timestamp::now();
+    let configz = serde_json::json!({"kubeproxy.config.k8s.io": about.effective}).to_string();
     let configz = any(move || std::future::ready(respond(StatusCode::OK, JSON, configz.clone())));
-    let constant = |text: &'static str| any(move || std::future::ready(respond(StatusCode::OK, PLAIN, text)));
-    admin::metrics_routes(registry)
+    let ping = Ping::default();
+    let (checked, slis) = (ping.clone(), ping);
+    let healthz = move |RawQuery(query): RawQuery| {
+        std::future::ready(checked.answer(&query.unwrap_or_default()))
+    };
+    let second = started.as_second();
+    let routes = Router::new()
+        .route("/metrics", any(move || std::future::ready(exposition(&registry, second))))
+        .route("/metrics/slis", any(move |method: Method| std::future::ready(slis.slis(&method, second))))
         .route("/configz", configz)
-        .route("/proxyMode", constant("iptables"))
-        .route("/healthz", constant("ok"))
-        .route("/healthz/ping", constant("ok"))
-        .fallback(not_found)
+        .route("/proxyMode", any(|| std::future::ready(respond(StatusCode::OK, PLAIN, "iptables"))))
+        .route("/healthz", any(healthz))
+        .route("/healthz/ping", any(|| std::future::ready(([(header::CONTENT_TYPE, PLAIN)], "ok"))))
+        .fallback(not_found);
+    with_pages(routes, about, started)
+}
+
+/// With `/flagz` and `/statusz`, unless their feature gates are off.
+fn with_pages(mut routes: Router, about: &About, started: Timestamp) -> Router {
+    let gates = about.effective.feature_gates.clone().unwrap_or_default();
+    let on = |gate: &str| gates.get(gate).copied().unwrap_or(true);
+    let mut paths = vec!["/configz", "/healthz", "/metrics", "/proxyMode"];
+    if on("ComponentFlagz") {
+        let flagz = Flagz(about.flags.clone().into());
+        let answer = move |headers: HeaderMap| std::future::ready(flagz.answer(&headers));
+        routes = routes.route("/flagz", any(answer));
+        paths.insert(1, "/flagz");
+    }
+    if on("ComponentStatusz") {
+        let statusz = Statusz { started, paths: paths.into() };
+        let answer = move |headers: HeaderMap| std::future::ready(statusz.answer(&headers));
+        routes = routes.route("/statusz", any(answer));
+    }
+    routes
+}
+
+fn exposition(registry: &Registry, started: i64) -> Response {
+    match registry.encode() {
+        Ok(text) => {
+            let headers = [(header::CONTENT_TYPE, TEXT_FORMAT.to_owned()), start_header(started)];
+            (headers, text).into_response()
+        }
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, error.to_string()),
+    }
+}
+
+/// By which a scraper can tell that counters began anew.
+fn start_header(started: i64) -> (HeaderName, String) {
+    (HeaderName::from_static("process-start-time-unix"), started.to_string())
 }
 
 async fn not_found() -> Response {
@@ -174,7 +264,7 @@ mod tests {
         let shutdown = CancellationToken::new();
         let address = free().await;
         let effective = KubeProxyConfiguration::default().with_defaults();
-        let routes = metrics_routes(Registry::new(), &effective);
+        let routes = metrics_routes(Registry::new(), &About { effective, flags: Vec::new() });
         let server = tokio::spawn(serve(address, "--metrics-bind-address", routes, true, shutdown.clone()));
         until_served(address).await;
         assert!(ask(address, "/proxyMode").await.ends_with("\r\n\r\niptables"));

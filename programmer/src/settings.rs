@@ -55,6 +55,15 @@ pub struct ConntrackSettings {
     pub tcp_be_liberal: bool,
 }
 
+/// What is logged, in kube-proxy's terms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Objects for machines instead of text for people.
+    pub json: bool,
+    /// How much: 0 is what everybody should know, 4 what a developer wants, 6 is everything.
+    pub verbosity: u32,
+}
+
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -64,8 +73,8 @@ pub struct Settings {
     pub bind_address: IpAddr,
     /// Where health is served; `None`: nowhere.
     pub health_address: Option<SocketAddr>,
-    /// Where metrics are served.
-    pub metrics_address: SocketAddr,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics_address: Option<SocketAddr>,
     /// End the process if an address cannot be bound.
     pub hard_fail: bool,
     /// How often the rules are checked for an outside flush; half the time after which a waiting change is unhealthy.
@@ -90,8 +99,10 @@ pub struct Settings {
     pub unavailable_mode: Option<&'static str>,
     /// File with the address and credentials of the API server, if the configuration names one.
     pub kubeconfig: Option<PathBuf>,
-    /// Requests per second on average, and at once, if the configuration limits them.
-    pub api_rate: (Option<f64>, Option<u32>),
+    /// Requests per second that are written on average, not limited if not positive; and how many at once.
+    pub api_rate: (f64, u32),
+    /// What is logged, unless flags of our own say otherwise.
+    pub log: LogSettings,
     /// Variant of iptables, if forced.
     pub variant: Option<Variant>,
 }
@@ -105,7 +116,10 @@ impl Settings {
         effective.bind_address = Some(self.bind_address.to_string());
         effective.healthz_bind_address =
             Some(self.health_address.map(|address| address.to_string()).unwrap_or_default());
-        effective.metrics_bind_address = Some(self.metrics_address.to_string());
+        effective.metrics_bind_address =
+            Some(self.metrics_address.map(|address| address.to_string()).unwrap_or_default());
+        (effective.client_connection.qps, effective.client_connection.burst) =
+            (Some(self.api_rate.0), Some(self.api_rate.1.into()));
         effective.hostname_override = Some(self.node_name.clone());
         effective.mode = Some("iptables".to_owned());
         effective.iptables = Iptables {
@@ -148,7 +162,7 @@ pub(crate) mod testing {
             node_name: "node-a".to_owned(),
             bind_address: IpAddr::from([0, 0, 0, 0]),
             health_address: None,
-            metrics_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            metrics_address: None,
             hard_fail: false,
             sync_period: Duration::from_secs(30),
             min_sync_period: Duration::ZERO,
@@ -161,7 +175,8 @@ pub(crate) mod testing {
             oom_score_adj: 0,
             unavailable_mode: None,
             kubeconfig: None,
-            api_rate: (None, None),
+            api_rate: (5.0, 10),
+            log: LogSettings::default(),
             variant: None,
         }
     }

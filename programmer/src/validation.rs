@@ -13,13 +13,13 @@ use std::{
 use fairlead_daemon::duration::GoDuration;
 use fairlead_objects::{
     Family, KubeProxyConfiguration, parse_network,
-    proxy_configuration::{ClientConnection, Conntrack},
+    proxy_configuration::{ClientConnection, Conntrack, Logging},
 };
 use ipnet::IpNet;
 
 use crate::{
     netfilter::Variant,
-    settings::{ConntrackSettings, DetectLocal, NodePortAddresses, Settings},
+    settings::{ConntrackSettings, DetectLocal, LogSettings, NodePortAddresses, Settings},
 };
 
 const HEALTH_PORT: u16 = 10256;
@@ -60,9 +60,11 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The same setting as field of a file and as flag, where the flag is not called like the field.
+/// The same setting as field of a file and as flag.
 const FLAGS: &[(&str, &str)] = &[
     ("bindAddress", "bind-address"),
+    ("clientConnection.burst", "kube-api-burst"),
+    ("clientConnection.qps", "kube-api-qps"),
     ("clusterCIDR", "cluster-cidr"),
     ("conntrack.maxPerCore", "conntrack-max-per-core"),
     ("conntrack.min", "conntrack-min"),
@@ -78,8 +80,14 @@ const FLAGS: &[(&str, &str)] = &[
     ("iptables.masqueradeBit", "iptables-masquerade-bit"),
     ("iptables.minSyncPeriod", "iptables-min-sync-period"),
     ("iptables.syncPeriod", "iptables-sync-period"),
+    ("ipvs.minSyncPeriod", "ipvs-min-sync-period"),
+    ("ipvs.syncPeriod", "ipvs-sync-period"),
+    ("logging.format", "logging-format"),
+    ("logging.verbosity", "v"),
     ("metricsBindAddress", "metrics-bind-address"),
     ("mode", "proxy-mode"),
+    ("nftables.minSyncPeriod", "iptables-min-sync-period"),
+    ("nftables.syncPeriod", "iptables-sync-period"),
     ("nodePortAddresses", "nodeport-addresses"),
     ("oomScoreAdj", "oom-score-adj"),
 ];
@@ -141,6 +149,10 @@ fn mode_block(configuration: &KubeProxyConfiguration) -> ModeBlock<'_> {
     }
 }
 
+fn kubeconfig(configured: &ClientConnection) -> Option<PathBuf> {
+    configured.kubeconfig.clone().filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 impl Check<'_> {
     fn settings(&mut self, configuration: &KubeProxyConfiguration, host: Host<'_>) -> Settings {
         let block = mode_block(configuration);
@@ -150,7 +162,6 @@ impl Check<'_> {
         if !MODES.contains(&mode) {
             self.fail("mode", mode, "iptables");
         }
-        let ClientConnection { kubeconfig, qps, burst, .. } = &configuration.client_connection;
         Settings {
             node_name: self.node_name(configuration.hostname_override.as_deref(), host),
             bind_address,
@@ -168,8 +179,9 @@ impl Check<'_> {
             conntrack: self.conntrack(&configuration.conntrack),
             oom_score_adj: self.oom_score_adj(configuration.oom_score_adj),
             unavailable_mode: MODES.into_iter().find(|known| *known == mode && *known != "iptables"),
-            kubeconfig: kubeconfig.clone().filter(|path| !path.is_empty()).map(PathBuf::from),
-            api_rate: (qps.filter(|qps| *qps > 0.0), burst.and_then(|burst| u32::try_from(burst).ok())),
+            kubeconfig: kubeconfig(&configuration.client_connection),
+            api_rate: self.api_rate(&configuration.client_connection),
+            log: self.log(&configuration.logging),
             variant: host.variant,
         }
     }
@@ -248,14 +260,41 @@ impl Check<'_> {
         }
     }
 
-    fn metrics_address(&mut self, value: Option<&str>, bind_address: IpAddr) -> SocketAddr {
+    fn metrics_address(&mut self, value: Option<&str>, bind_address: IpAddr) -> Option<SocketAddr> {
         let here = match bind_address {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
-        let given = value.filter(|value| *self.source == Source::Flags || !value.is_empty());
-        let parsed = given.and_then(|value| self.socket("metricsBindAddress", value, METRICS_PORT));
-        parsed.unwrap_or_else(|| SocketAddr::new(here, METRICS_PORT))
+        match value {
+            Some("") if *self.source == Source::Flags => None,
+            None | Some("") => Some(SocketAddr::new(here, METRICS_PORT)),
+            Some(value) => self.socket("metricsBindAddress", value, METRICS_PORT),
+        }
+    }
+
+    /// In a file 0 means the default; as a flag, no limit.
+    fn api_rate(&mut self, configured: &ClientConnection) -> (f64, u32) {
+        let file = *self.source != Source::Flags;
+        let qps = configured.qps.filter(|qps| !file || *qps != 0.0).unwrap_or(5.0);
+        let burst = configured.burst.filter(|burst| !file || *burst != 0).unwrap_or(10);
+        let valid = u32::try_from(burst).ok();
+        if valid.is_none() {
+            self.fail("clientConnection.burst", burst, "a number from 0");
+        }
+        (qps, valid.unwrap_or_default())
+    }
+
+    fn log(&mut self, configured: &Logging) -> LogSettings {
+        let format = configured.format.as_deref().unwrap_or_default();
+        if !["", "text", "json"].contains(&format) {
+            self.fail("logging.format", format, "text or json");
+        }
+        let verbosity = configured.verbosity.unwrap_or_default();
+        let valid = u32::try_from(verbosity).ok();
+        if valid.is_none() {
+            self.fail("logging.verbosity", verbosity, "a number from 0");
+        }
+        LogSettings { json: format == "json", verbosity: valid.unwrap_or_default() }
     }
 
     fn periods(&mut self, block: &ModeBlock<'_>) -> (Duration, Duration) {

@@ -20,7 +20,7 @@ use fairlead_programmer::{
     cleanup,
     engine::{Engine, Report},
     interfaces, leftovers,
-    netfilter::{Features, Netfilter, Tool, Variant, detect},
+    netfilter::{Feature, Features, Netfilter, Tool, Variant, detect},
     netlink::{Request, Socket},
     sysctl,
 };
@@ -55,7 +55,7 @@ fn rulebook(state: &ProxyState, features: Features) -> Rulebook {
         addresses: Vec::new(),
         family: Family::V4,
     };
-    let config = Config { bpf: features.bpf, random_fully: features.random_fully, ..Config::default() };
+    let config = features.limit(Config::default());
     let mut rulebook = Rulebook::new(config, facts);
     rulebook.refresh(state, &state.services().map(|(key, _)| key.clone()).collect());
     rulebook
@@ -237,7 +237,7 @@ fn probing_finds_what_this_kernel_has_and_leaves_nothing() {
         for (variant, tool) in VARIANTS {
             let netfilter = detect(Family::V4, Some(variant)).await.unwrap();
             let features = Features::probe(&netfilter).await;
-            assert!(features.random_fully, "{variant}: {features:?}");
+            assert!(features.has(Feature::RandomFully), "{variant}: {features:?}");
             assert!(!saved(tool).join("\n").contains("KUBE-SVC"), "{variant}");
         }
     });
@@ -373,13 +373,13 @@ fn table_of_mode_nftables_is_removed_and_others_stay() {
         shell("iptables-nft -A INPUT -j ACCEPT");
         let before = saved("iptables-nft");
         for (family, number) in [(Family::V4, 2), (Family::V6, 10)] {
-            assert!(!leftovers::remove_nftables(family).unwrap());
+            assert!(!leftovers::nftables::remove_table(family).unwrap());
             let request = Request::new(NEW_TABLE, &[number, 0, 0, 0]).with(1, b"kube-proxy\0");
             Socket::netfilter().unwrap().transaction(10, &request).unwrap();
         }
-        assert!(leftovers::remove_nftables(Family::V4).unwrap());
-        assert!(!leftovers::remove_nftables(Family::V4).unwrap());
-        assert!(leftovers::remove_nftables(Family::V6).unwrap());
+        assert!(leftovers::nftables::remove_table(Family::V4).unwrap());
+        assert!(!leftovers::nftables::remove_table(Family::V4).unwrap());
+        assert!(leftovers::nftables::remove_table(Family::V6).unwrap());
         assert_eq!(saved("iptables-nft"), before);
     });
 }

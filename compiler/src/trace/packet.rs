@@ -24,6 +24,8 @@ pub(super) struct Flight<'a> {
     pub(super) mark: u32,
     /// It came back to the node over loopback.
     pub(super) looped: bool,
+    /// Conntrack calls it INVALID.
+    pub(super) invalid: bool,
 }
 
 impl Flight<'_> {
@@ -101,6 +103,9 @@ impl Flight<'_> {
     }
 
     fn states(&self) -> ConnStates {
+        if self.invalid {
+            return ConnStates::INVALID;
+        }
         let mut states = ConnStates::NEW;
         if self.rewritten.is_some() {
             states = states.or(ConnStates::DNAT);

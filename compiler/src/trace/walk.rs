@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     Host, Origin, Outcome, Packet, Step,
+    index::{ChainIndex, Index},
     packet::{Answer, Flight},
 };
 use crate::{
@@ -15,6 +16,29 @@ use crate::{
 
 /// Deepest nesting of chains; the kernel refuses loops, a text may have them.
 const DEPTH: usize = 64;
+
+/// The rules that packets meet.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) dump: &'a Dump,
+    /// May be empty; then every rule of a chain is looked at.
+    pub(super) index: &'a Index<'a>,
+    /// Whether the path is wanted.
+    pub(super) told: bool,
+    /// Whether conntrack calls the packet INVALID.
+    pub(super) invalid: bool,
+}
+
+impl<'a> Rules<'a> {
+    /// The top of a chain, if there is such a chain.
+    fn frame(self, table: &Table, name: &str) -> Option<Frame<'a>> {
+        if self.invalid && *table == Table::Nat {
+            return None;
+        }
+        let (name, chain) = self.dump.tables.get(table)?.get_key_value(name)?;
+        Some(Frame { name, chain, index: self.index.chain(table, name), next: 0 })
+    }
+}
 
 /// One way that packets take, to its end.
 pub(super) struct End {
@@ -69,6 +93,7 @@ impl Hook {
 struct Frame<'a> {
     name: &'a ChainName,
     chain: &'a InstalledChain,
+    index: Option<&'a ChainIndex>,
     next: usize,
 }
 
@@ -90,34 +115,34 @@ enum Event {
 }
 
 /// Follows a packet on all its ways, the likely-first order of the rules.
-pub(super) fn ends(dump: &Dump, packet: &Packet, host: &Host) -> Vec<End> {
+pub(super) fn ends(rules: Rules<'_>, packet: &Packet, host: &Host) -> Vec<End> {
     let hook = match packet.origin {
         Origin::Node => Hook::NatOutput,
         Origin::Interface(_) => Hook::NatPrerouting,
     };
-    let flight = Flight { packet, host, rewritten: None, masquerade: false, mark: 0, looped: false };
+    let Rules { invalid, .. } = rules;
+    let flight = Flight { packet, host, rewritten: None, masquerade: false, mark: 0, looped: false, invalid };
     let mut first = Walker { flight, hook, frames: Vec::new(), share: Share::ALL, path: Vec::new() };
-    first.enter(dump);
+    first.enter(rules);
     let (mut waiting, mut ends) = (vec![first], Vec::new());
     while let Some(walker) = waiting.pop() {
-        ends.push(walker.run(dump, &mut waiting));
+        ends.push(walker.run(rules, &mut waiting));
     }
     ends
 }
 
 impl<'a> Walker<'a> {
     /// Starts at the top of the hook's built-in chain.
-    fn enter(&mut self, dump: &'a Dump) {
+    fn enter(&mut self, rules: Rules<'a>) {
         let (table, name) = self.hook.chain();
-        let found = dump.tables.get(&table).and_then(|chains| chains.get_key_value(name));
-        self.frames = found.map(|(name, chain)| Frame { name, chain, next: 0 }).into_iter().collect();
+        self.frames = rules.frame(&table, name).into_iter().collect();
     }
 
     /// Runs to the end; ways that branch off are left in `waiting`.
-    fn run(mut self, dump: &'a Dump, waiting: &mut Vec<Self>) -> End {
+    fn run(mut self, rules: Rules<'a>, waiting: &mut Vec<Self>) -> End {
         loop {
             let event = match self.next_rule() {
-                Some(rule) => self.meet(rule, dump, waiting),
+                Some(rule) => self.meet(rule, rules, waiting),
                 None => self.leave_chain(),
             };
             match event {
@@ -130,7 +155,7 @@ impl<'a> Walker<'a> {
                     };
                     self.flight.looped |= self.hook == Hook::NatPostrouting;
                     self.hook = hook;
-                    self.enter(dump);
+                    self.enter(rules);
                 }
             }
         }
@@ -138,8 +163,12 @@ impl<'a> Walker<'a> {
 
     fn next_rule(&mut self) -> Option<&'a Rule> {
         let frame = self.frames.last_mut()?;
-        let rule = frame.chain.rules.get(frame.next)?;
-        frame.next += 1;
+        let position = match frame.index {
+            Some(index) => index.next(frame.next, &self.flight)?,
+            None => frame.next,
+        };
+        let rule = frame.chain.rules.get(position)?;
+        frame.next = position + 1;
         Some(rule)
     }
 
@@ -153,7 +182,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn meet(&mut self, rule: &'a Rule, dump: &'a Dump, waiting: &mut Vec<Self>) -> Event {
+    fn meet(&mut self, rule: &'a Rule, rules: Rules<'a>, waiting: &mut Vec<Self>) -> Event {
         match self.flight.answer(&rule.matches) {
             Answer::No => return Event::Continue,
             Answer::Yes => {}
@@ -170,8 +199,10 @@ impl<'a> Walker<'a> {
                 }
             }
         }
-        self.record(rule);
-        self.act(rule, dump)
+        if rules.told {
+            self.record(rule);
+        }
+        self.act(rule, rules)
     }
 
     /// Becomes the way that was set aside last.
@@ -193,10 +224,10 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn act(&mut self, rule: &'a Rule, dump: &'a Dump) -> Event {
+    fn act(&mut self, rule: &'a Rule, rules: Rules<'a>) -> Event {
         match &rule.target {
             None | Some(Target::Opaque(_)) => Event::Continue,
-            Some(Target::Jump(chain)) => self.call(chain, dump),
+            Some(Target::Jump(chain)) => self.call(chain, rules),
             Some(Target::Goto(chain)) => {
                 if self.frames.len() > 1 {
                     self.frames.pop();
@@ -204,7 +235,7 @@ impl<'a> Walker<'a> {
                     // The built-in chain's policy still applies.
                     frame.next = frame.chain.rules.len();
                 }
-                self.call(chain, dump)
+                self.call(chain, rules)
             }
             Some(Target::Return) => self.leave_chain(),
             Some(Target::Accept) => Event::Pass,
@@ -225,12 +256,9 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn call(&mut self, name: &ChainName, dump: &'a Dump) -> Event {
-        let (table, _) = self.hook.chain();
-        let found = dump.tables.get(&table).and_then(|chains| chains.get_key_value(name));
-        if let Some((name, chain)) = found.filter(|_| self.frames.len() < DEPTH) {
-            self.frames.push(Frame { name, chain, next: 0 });
-        }
+    fn call(&mut self, name: &ChainName, rules: Rules<'a>) -> Event {
+        let frame = rules.frame(&self.hook.chain().0, name.as_str());
+        self.frames.extend(frame.filter(|_| self.frames.len() < DEPTH));
         Event::Continue
     }
 

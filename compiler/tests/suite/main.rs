@@ -9,7 +9,9 @@
 #![allow(clippy::needless_pass_by_value, reason = "JSON literals are made for the call")]
 
 mod cluster;
+mod comparison;
 mod dispatch;
+mod features;
 mod fixtures;
 mod flows;
 mod golden;

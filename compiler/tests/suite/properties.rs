@@ -16,7 +16,7 @@ use crate::{
 
 /// One change.
 #[derive(Clone, Debug)]
-enum Change {
+pub(crate) enum Change {
     Service(u8, ServiceShape),
     RemoveService(u8),
     Slice(u8, u8, Vec<EndpointShape>),
@@ -24,7 +24,7 @@ enum Change {
 }
 
 #[derive(Clone, Debug)]
-struct ServiceShape {
+pub(crate) struct ServiceShape {
     /// Picks among a few cluster IPs, near each other and far.
     address: u16,
     ports: u8,
@@ -38,14 +38,14 @@ struct ServiceShape {
 }
 
 #[derive(Clone, Debug)]
-struct EndpointShape {
+pub(crate) struct EndpointShape {
     ip: u8,
     here: bool,
     /// Ready; serving and terminating; or neither.
     state: u8,
 }
 
-fn changes() -> impl Strategy<Value = Vec<Change>> {
+pub(crate) fn changes() -> impl Strategy<Value = Vec<Change>> {
     let change = prop_oneof![
         6 => (any::<u8>(), service_shape()).prop_map(|(i, shape)| Change::Service(i % 60, shape)),
         2 => any::<u8>().prop_map(|i| Change::RemoveService(i % 60)),
@@ -125,7 +125,7 @@ fn endpoint(family: Family, shape: &EndpointShape) -> Value {
     json!({"addresses": [ip], "nodeName": if shape.here { NODE } else { "other" }, "conditions": conditions})
 }
 
-fn apply(cluster: &mut Cluster, change: &Change) {
+pub(crate) fn apply(cluster: &mut Cluster, change: &Change) {
     let family = cluster.state.family();
     match change {
         Change::Service(i, shape) => {
@@ -151,7 +151,7 @@ fn apply(cluster: &mut Cluster, change: &Change) {
     }
 }
 
-fn cluster(six: bool, bpf: bool) -> Cluster {
+pub(crate) fn cluster(six: bool, bpf: bool) -> Cluster {
     let mut cluster = if six { Cluster::v6() } else { Cluster::v4() };
     cluster.config.bpf = bpf;
     // Crossed now and then by the scripts.

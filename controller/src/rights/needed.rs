@@ -1,65 +1,9 @@
-//! The rights that the controller needs: the same list as `manifests/rbac/controller.yaml`.
+//! The rights that the controller needs: the same list as in the chart, `manifests/chart`.
 
-use std::fmt;
-
+use fairlead_daemon::rights::Right;
 use fairlead_planner::Parts;
-use k8s_openapi::api::authorization::v1::ResourceAttributes;
 
 use crate::{index::Kind, watches};
-
-/// A right, in the words of RBAC.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Right {
-    verb: &'static str,
-    group: &'static str,
-    resource: &'static str,
-    subresource: &'static str,
-    /// Empty for all namespaces.
-    namespace: String,
-    /// Empty for all objects.
-    name: String,
-    /// What it is for, where a cluster can do without it.
-    only_for: &'static str,
-}
-
-impl fmt::Display for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verb, group, resource, subresource, namespace, name, only_for } = self;
-        write!(f, "{verb} {resource}")?;
-        for (mark, text) in [("/", *subresource), (".", *group), (" ", name), (" in namespace ", namespace)] {
-            if !text.is_empty() {
-                write!(f, "{mark}{text}")?;
-            }
-        }
-        if only_for.is_empty() { Ok(()) } else { write!(f, " ({only_for})") }
-    }
-}
-
-impl Right {
-    fn new(verb: &'static str, (group, resource): (&'static str, &'static str)) -> Self {
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let (namespace, name, only_for) = (String::new(), String::new(), "");
-        Self { verb, group, resource, subresource, namespace, name, only_for }
-    }
-
-    fn only_for(self, only_for: &'static str) -> Self {
-        Self { only_for, ..self }
-    }
-
-    /// The question whether it is there.
-    pub(super) fn question(&self) -> ResourceAttributes {
-        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        ResourceAttributes {
-            verb: text(self.verb),
-            group: text(self.group),
-            resource: text(self.resource),
-            subresource: text(self.subresource),
-            namespace: text(&self.namespace),
-            name: text(&self.name),
-            ..ResourceAttributes::default()
-        }
-    }
-}
 
 const ENDPOINTS: (&str, &str) = ("", "endpoints");
 const SLICES: (&str, &str) = ("discovery.k8s.io", "endpointslices");
@@ -70,15 +14,14 @@ const LEASES: (&str, &str) = ("coordination.k8s.io", "leases");
 pub fn needed(parts: Parts, writes: bool, lease: Option<(&str, &str)>) -> Vec<Right> {
     let mut rights: Vec<Right> = watches::needed(parts)
         .into_iter()
-        .flat_map(|kind| ["list", "watch"].map(|verb| Right::new(verb, of(kind))))
+        .flat_map(|kind| Right::to_watch(of(kind)))
         .collect();
     if writes {
         rights.extend(to_write(parts));
     }
     if let Some((namespace, name)) = lease {
         for (verb, name) in [("create", ""), ("get", name), ("update", name)] {
-            let right = Right::new(verb, LEASES);
-            rights.push(Right { namespace: namespace.to_owned(), name: name.to_owned(), ..right });
+            rights.push(Right::new(verb, LEASES).within(namespace, name));
         }
     }
     rights
@@ -115,8 +58,7 @@ fn to_write(parts: Parts) -> Vec<Right> {
     if parts.mirror {
         rights.push(Right::new("update", ("", "endpoints/finalizers")).only_for(OWNERS));
     }
-    let events = |verb| Right::new(verb, ("events.k8s.io", "events")).only_for("a courtesy");
-    rights.extend(["create", "patch"].map(events));
+    rights.extend(Right::to_tell());
     rights
 }
 

@@ -120,6 +120,21 @@ async fn forbidden_is_reported_with_a_remedy_and_keeps_streaming() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn server_that_is_too_old_is_told_so() {
+    let refusals = || (0..5).map(|_| Step::Refuse(404, "NotFound")).collect();
+    let (mut events, _asked, gate) = started(vec![refusals(), refusals()]);
+    let observing = async {
+        gate.attempted().await;
+        gate.state().trouble.unwrap()
+    };
+    let trouble = tokio::select! {
+        _ = events.next() => unreachable!("nothing was listed"),
+        trouble = observing => trouble,
+    };
+    assert!(trouble.contains("pods") && trouble.contains("Kubernetes 1.21"), "{trouble}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn stream_that_ends_at_once_is_not_asked_in_a_loop() {
     let (mut events, asked, _gate) = started((0..1000).map(|_| vec![Step::Say(Event::Init)]).collect());
     let watching = async { while events.next().await.is_some() {} };

@@ -1,6 +1,6 @@
 //! The controller under what goes wrong in real clusters: after each, all objects equal the plan of the final state.
 //!
-//! Every case runs against churn, and with exactly the rights of `manifests/rbac/controller.yaml`. What the churn does and
+//! Every case runs against churn, and with exactly the rights that the chart gives it. What the churn does and
 //! when things break follows from a seed (`FAIRLEAD_SEED`), which is printed with a failure. `FAIRLEAD_ROUNDS` makes more of
 //! what is repeated.
 

@@ -70,8 +70,8 @@ fn unknown_and_repeated_fields_are_warned_about_and_the_rest_is_used() {
     assert_eq!(
         file.warnings,
         [
-            "using lenient decoding: unknown field clusterCIRD",
-            "using lenient decoding: unknown field iptables.masqueradeBits"
+            "using lenient decoding: unknown field clusterCIRD (did you mean clusterCIDR?)",
+            "using lenient decoding: unknown field iptables.masqueradeBits (did you mean iptables.masqueradeBit?)"
         ]
     );
     assert_eq!(file.configuration.iptables.masquerade_all, Some(true));
@@ -82,6 +82,16 @@ fn unknown_and_repeated_fields_are_warned_about_and_the_rest_is_used() {
         file.warnings
     );
     assert_eq!(file.configuration.cluster_cidr.as_deref(), Some("11.0.0.0/8"));
+}
+
+#[test]
+fn field_in_the_wrong_place_is_told_its_place() {
+    let file = parsed("scheduler: rr\nminSyncPeriods: 1s\nzzz: 1\n");
+    let told = file.warnings.join("\n");
+    for meant in ["scheduler (did you mean ipvs.scheduler?)", "minSyncPeriod?)", "unknown field zzz"] {
+        assert!(told.contains(meant), "{meant}: {told}");
+    }
+    assert!(!told.contains("zzz (did"), "{told}");
 }
 
 #[test]
@@ -102,7 +112,8 @@ fn what_does_not_apply_is_warned_about_by_name() {
 fn other_files_and_wrong_types_are_refused_with_the_reason() {
     let text = refused("apiVersion: v1\nkind: ConfigMap\n");
     assert_eq!(text, "p.yaml: apiVersion is \"v1\"; expected kubeproxy.config.k8s.io/v1alpha1");
-    assert!(refused(&format!("{HEAD}oomScoreAdj: many\n")).contains("p.yaml"));
+    let text = refused(&format!("{HEAD}conntrack: {{min: many}}\n"));
+    assert!(text.contains("p.yaml: conntrack.min: invalid type: string \"many\""), "{text}");
     assert!(refused("{").contains("p.yaml"));
     let missing = ConfigurationFile::read(Path::new("/nonexistent")).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent"));

@@ -1,10 +1,14 @@
 //! Which UDP flows rules would send where: the desired state that flows are compared with.
 //!
-//! Invariants: pure; what was given up (a frontend of a Service that changed or went) is remembered until a reconcile
-//! succeeded; a refresh costs what the dirty Services cost.
+//! A frontend is to be compared when it leads elsewhere than before, in such a way that a flow may be left behind; what was
+//! not touched is not looked at. A comparison may run while rules are being changed further: what the next rules allow is
+//! added to its verdicts, so that it deletes nothing that they have decided.
+//!
+//! Invariants: pure; what changed is remembered until a comparison of it succeeded, whether its Service still exists or
+//! not; a refresh and its verdicts cost what the dirty Services cost.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -15,96 +19,160 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Ends;
 
-/// Endpoints that may serve a flow: those that serve, whether ready, terminating, local or preferred by topology.
-type Backends = Arc<BTreeSet<SocketAddr>>;
+/// Endpoints that may serve a flow: those that serve, whether ready, terminating, local or preferred by topology. Sorted.
+type Backends = Arc<[SocketAddr]>;
 
 /// Where a UDP Service port is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Frontend {
+pub enum Frontend {
+    /// At an address of its own.
     Address(SocketAddr),
+    /// At this port of every address that serves node ports.
     NodePort(u16),
 }
 
 /// The UDP Services of one family.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
-    services: BTreeMap<ServiceKey, BTreeMap<Frontend, Backends>>,
-    given_up: BTreeSet<Frontend>,
-    pending: bool,
+    services: FxHashMap<ServiceKey, Vec<Frontend>>,
+    /// Where each leads: one Service, as a rule; several may claim the same external address.
+    frontends: FxHashMap<Frontend, Vec<(ServiceKey, Backends)>>,
+    /// To be compared with flows.
+    pending: FxHashSet<Frontend>,
+    /// Being compared.
+    compared: FxHashSet<Frontend>,
 }
 
 impl Demand {
-    /// Takes over the `dirty` Services, present or not.
-    pub fn refresh(&mut self, state: &ProxyState, dirty: &BTreeSet<ServiceKey>) {
+    /// Takes over the `dirty` Services, present or not. Returns which frontends lead elsewhere from now on.
+    pub fn refresh(&mut self, state: &ProxyState, dirty: &BTreeSet<ServiceKey>) -> Vec<Frontend> {
+        let mut changed = Vec::new();
         for key in dirty {
             let new = frontends(state, key);
-            let old = if new.is_empty() {
-                self.services.remove(key).unwrap_or_default()
-            } else if self.services.get(key) == Some(&new) {
-                continue;
-            } else {
-                self.services.insert(key.clone(), new.clone()).unwrap_or_default()
-            };
-            self.pending |= !old.is_empty() || !new.is_empty();
-            self.given_up.extend(old.into_keys().filter(|frontend| !new.contains_key(frontend)));
+            let old = self.services.remove(key).unwrap_or_default();
+            if !new.is_empty() {
+                self.services.insert(key.clone(), new.iter().map(|(frontend, _)| *frontend).collect());
+            }
+            for frontend in old {
+                if new.iter().all(|(kept, _)| *kept != frontend) {
+                    self.give_up(frontend, key);
+                    changed.push(frontend);
+                }
+            }
+            for (frontend, backends) in new {
+                changed.extend(self.lead(frontend, key, backends).then_some(frontend));
+            }
+        }
+        changed
+    }
+
+    fn give_up(&mut self, frontend: Frontend, key: &ServiceKey) {
+        self.pending.insert(frontend);
+        if let Some(holders) = self.frontends.get_mut(&frontend) {
+            holders.retain(|(holder, _)| holder != key);
+            if holders.is_empty() {
+                self.frontends.remove(&frontend);
+            }
         }
     }
 
-    /// What flows should be compared with, if something changed since the last success. `own` are the node's addresses.
-    pub fn verdicts(&self, config: &Config, own: Vec<IpAddr>) -> Option<Verdicts> {
-        if !self.pending {
+    /// Has a frontend of a Service lead to `backends`. False if it did before.
+    fn lead(&mut self, frontend: Frontend, key: &ServiceKey, backends: Backends) -> bool {
+        let holders = self.frontends.entry(frontend).or_default();
+        let Some((_, held)) = holders.iter_mut().find(|(holder, _)| holder == key) else {
+            holders.push((key.clone(), backends));
+            self.pending.insert(frontend);
+            return true;
+        };
+        if *held == backends {
+            return false;
+        }
+        let stays = |backend: &SocketAddr| backends.binary_search(backend).is_ok();
+        // With more to choose from, every flow may stay where it is. Without any, flows were not translated.
+        if held.is_empty() || !held.iter().all(stays) {
+            self.pending.insert(frontend);
+        }
+        *held = backends;
+        true
+    }
+
+    /// What flows should be compared with, for all that is to be done; it counts as being done until [`Self::settle`] or
+    /// [`Self::resume`]. `own` are the node's addresses.
+    pub fn verdicts(&mut self, config: &Config, own: Vec<IpAddr>) -> Option<Verdicts> {
+        if self.pending.is_empty() {
             return None;
         }
+        self.compared.extend(self.pending.drain());
         let mut verdicts =
             Verdicts { config: config.clone(), own: own.into_iter().collect(), ..Verdicts::default() };
-        let none = Backends::default();
-        let given_up = self.given_up.iter().map(|frontend| (frontend, &none));
-        // What another Service has taken over meanwhile is not given up.
-        for (frontend, backends) in given_up.chain(self.services.values().flatten()) {
-            match frontend {
-                Frontend::Address(address) => {
-                    verdicts.addresses.insert(*address, Arc::clone(backends));
-                }
-                Frontend::NodePort(port) => {
-                    verdicts.node_ports.insert(*port, Arc::clone(backends));
+        for frontend in &self.compared {
+            verdicts.frontends.insert(*frontend, self.backends(*frontend));
+            let Frontend::NodePort(port) = *frontend else { continue };
+            // An address of the node may be somebody's frontend, which comes first.
+            for address in &verdicts.own {
+                let frontend = Frontend::Address(SocketAddr::new(*address, port));
+                if self.frontends.contains_key(&frontend) {
+                    verdicts.frontends.insert(frontend, self.backends(frontend));
                 }
             }
         }
         Some(verdicts)
     }
 
+    /// The rules that are about to be written lead these frontends elsewhere: what they decide agrees, too.
+    pub fn amend(&self, verdicts: &mut Verdicts, changed: &[Frontend]) {
+        for frontend in changed {
+            if let Some(alternatives) = verdicts.frontends.get_mut(frontend) {
+                alternatives.extend(self.backends(*frontend));
+            }
+        }
+    }
+
+    /// The backends of each Service that is reached there, or none at all.
+    fn backends(&self, frontend: Frontend) -> Vec<Backends> {
+        match self.frontends.get(&frontend) {
+            Some(holders) => holders.iter().map(|(_, backends)| Arc::clone(backends)).collect(),
+            None => vec![Backends::default()],
+        }
+    }
+
     /// Rules were not what they should be for a while, so flows may have gone anywhere.
     pub fn suspect(&mut self) {
-        self.pending |= !self.services.is_empty();
+        self.pending.extend(self.frontends.keys());
     }
 
-    /// Whether something is to be done.
+    /// Whether something is to be done that nobody does.
     pub fn is_pending(&self) -> bool {
-        self.pending
+        !self.pending.is_empty()
     }
 
-    /// A reconcile with all of the last verdicts succeeded.
+    /// A comparison with all of the last verdicts succeeded.
     pub fn settle(&mut self) {
-        self.pending = false;
-        self.given_up.clear();
+        self.compared.clear();
+    }
+
+    /// It failed, and is to be repeated.
+    pub fn resume(&mut self) {
+        self.pending.extend(self.compared.drain());
     }
 }
 
-fn frontends(state: &ProxyState, key: &ServiceKey) -> BTreeMap<Frontend, Backends> {
+fn frontends(state: &ProxyState, key: &ServiceKey) -> Vec<(Frontend, Backends)> {
     let ports = || state.ports(key).iter().filter(|port| port.protocol() == Protocol::Udp);
     if ports().next().is_none() {
-        return BTreeMap::new();
+        return Vec::new();
     }
     let endpoints = state.endpoints(key);
-    let mut frontends = BTreeMap::new();
+    // A Service that names one address twice is reached there once.
+    let mut frontends = FxHashMap::default();
     for port in ports() {
         let of_port = endpoints.get(&port.name.port).map(Vec::as_slice).unwrap_or_default();
         let serving = of_port.iter().filter(|endpoint| endpoint.serving);
-        let backends = Arc::new(serving.map(|Endpoint { address, .. }| *address).collect());
-        let reached = reached_at(port).map(|frontend| (frontend, Arc::clone(&backends)));
-        frontends.extend(reached);
+        let backends: BTreeSet<_> = serving.map(|Endpoint { address, .. }| *address).collect();
+        let backends: Backends = backends.into_iter().collect();
+        frontends.extend(reached_at(port).map(|frontend| (frontend, Arc::clone(&backends))));
     }
-    frontends
+    frontends.into_iter().collect()
 }
 
 fn reached_at(port: &ServicePort) -> impl Iterator<Item = Frontend> {
@@ -120,24 +188,25 @@ fn reached_at(port: &ServicePort) -> impl Iterator<Item = Frontend> {
 pub struct Verdicts {
     config: Config,
     own: FxHashSet<IpAddr>,
-    addresses: FxHashMap<SocketAddr, Backends>,
-    node_ports: FxHashMap<u16, Backends>,
+    /// What agrees with any of the alternatives is not contradicted.
+    frontends: FxHashMap<Frontend, Vec<Backends>>,
 }
 
 impl Verdicts {
     /// Whether the rules would not send the flow where it goes.
     pub fn contradicts(&self, ends: &Ends) -> bool {
-        let at_address = self.addresses.get(&ends.destination);
+        let Ends { destination, answerer } = ends;
+        let at_address = self.frontends.get(&Frontend::Address(*destination));
         let at_node_port = || {
-            self.node_ports.get(&ends.destination.port()).filter(|_| self.is_served(ends.destination.ip()))
+            let alternatives = self.frontends.get(&Frontend::NodePort(destination.port()));
+            alternatives.filter(|_| self.is_served(destination.ip()))
         };
-        match at_address.or_else(at_node_port) {
-            None => false,
-            // Rules leave it alone or refuse it: only a translation contradicts that. What is not translated may be
-            // a flow to a program of the host.
-            Some(backends) if backends.is_empty() => ends.is_translated(),
-            Some(backends) => !backends.contains(&ends.answerer),
-        }
+        let contradicted = |backends: &Backends| {
+            // Without any, rules leave it alone or refuse it: only a translation contradicts that. What is not translated
+            // may be a flow to a program of the host.
+            if backends.is_empty() { ends.is_translated() } else { backends.binary_search(answerer).is_err() }
+        };
+        at_address.or_else(at_node_port).is_some_and(|alternatives| alternatives.iter().all(contradicted))
     }
 
     /// Whether node ports are served on this address. A flow to another host that happens to use the number is not ours.
@@ -192,10 +261,19 @@ mod tests {
             self.demand.refresh(&self.state, &dirty);
         }
 
-        fn contradicts(&self, destination: &str, answerer: &str) -> bool {
+        fn verdicts(&self) -> Option<Verdicts> {
             let own = vec!["192.168.0.2".parse().unwrap()];
-            let verdicts = self.demand.verdicts(&Config::default(), own).unwrap();
-            verdicts.contradicts(&flow(destination, answerer))
+            self.demand.clone().verdicts(&Config::default(), own)
+        }
+
+        fn contradicts(&self, destination: &str, answerer: &str) -> bool {
+            self.verdicts().unwrap().contradicts(&flow(destination, answerer))
+        }
+
+        /// Compares everything that is to be compared, successfully.
+        fn settle(&mut self) {
+            drop(self.demand.verdicts(&Config::default(), Vec::new()));
+            self.demand.settle();
         }
     }
 
@@ -220,7 +298,7 @@ mod tests {
     #[test]
     fn without_endpoints_only_translated_flows_go() {
         let mut bench = Bench::new();
-        bench.demand.settle();
+        bench.settle();
         set_endpoints(&mut bench.state, &[]);
         bench.refresh();
         assert!(bench.contradicts("10.96.0.53:53", "10.0.0.1:8053"));
@@ -230,7 +308,7 @@ mod tests {
     #[test]
     fn frontends_of_a_deleted_service_are_remembered_until_it_is_done() {
         let mut bench = Bench::new();
-        bench.demand.settle();
+        bench.settle();
         bench.state.remove_service(&ServiceKey::new("default", "dns"));
         bench.refresh();
         assert!(bench.contradicts("10.96.0.53:53", "10.0.0.1:8053"));
@@ -238,18 +316,18 @@ mod tests {
         set_service(&mut bench.state, "UDP");
         bench.refresh();
         assert!(!bench.contradicts("10.96.0.53:53", "10.0.0.1:8053"), "it came back");
-        bench.demand.settle();
-        assert!(bench.demand.verdicts(&Config::default(), Vec::new()).is_none());
+        bench.settle();
+        assert!(bench.verdicts().is_none());
     }
 
     #[test]
     fn other_protocols_are_no_reason_to_look() {
         let mut bench = Bench::new();
-        bench.demand.settle();
+        bench.settle();
         set_service(&mut bench.state, "TCP");
         bench.refresh();
         assert!(bench.contradicts("10.96.0.53:53", "10.0.0.1:8053"), "the UDP port is gone");
-        bench.demand.settle();
+        bench.settle();
         set_endpoints(&mut bench.state, &["10.0.0.7"]);
         bench.refresh();
         assert!(!bench.demand.is_pending());
@@ -257,12 +335,96 @@ mod tests {
 
     #[test]
     fn node_port_counts_only_where_node_ports_are_served() {
-        let bench = Bench::new();
+        let mut bench = Bench::new();
         let config =
             Config { node_port_addresses: vec!["10.9.0.0/16".parse().unwrap()], ..Config::default() };
         let own = vec!["192.168.0.2".parse().unwrap(), "10.9.0.1".parse().unwrap()];
         let verdicts = bench.demand.verdicts(&config, own).unwrap();
         assert!(!verdicts.contradicts(&flow("192.168.0.2:30053", "192.168.0.2:30053")));
         assert!(verdicts.contradicts(&flow("10.9.0.1:30053", "10.9.0.1:30053")));
+    }
+
+    #[test]
+    fn more_endpoints_are_no_reason_to_look_and_fewer_are() {
+        let mut bench = Bench::new();
+        bench.settle();
+        set_endpoints(&mut bench.state, &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        bench.refresh();
+        assert!(!bench.demand.is_pending());
+        set_endpoints(&mut bench.state, &["10.0.0.3"]);
+        bench.refresh();
+        assert!(bench.contradicts("10.96.0.53:53", "10.0.0.1:8053"));
+        assert!(!bench.contradicts("10.96.0.53:53", "10.0.0.3:8053"));
+        bench.settle();
+        set_endpoints(&mut bench.state, &[]);
+        bench.refresh();
+        bench.settle();
+        set_endpoints(&mut bench.state, &["10.0.0.1"]);
+        bench.refresh();
+        assert!(bench.contradicts("10.96.0.53:53", "10.96.0.53:53"), "it was not translated when there were none");
+    }
+
+    #[test]
+    fn only_what_changed_is_compared() {
+        let mut bench = Bench::new();
+        let other = json!({"clusterIP": "10.96.0.54", "clusterIPs": ["10.96.0.54"],
+            "ports": [{"port": 53, "protocol": "UDP"}]});
+        bench.state.set_service(&builders::service("other", other));
+        bench.refresh();
+        bench.settle();
+        set_endpoints(&mut bench.state, &["10.0.0.7"]);
+        bench.refresh();
+        assert!(bench.contradicts("10.96.0.53:53", "10.0.0.1:8053"));
+        assert!(!bench.contradicts("10.96.0.54:53", "10.0.0.1:8053"), "nobody touched it");
+        bench.demand.suspect();
+        assert!(bench.contradicts("10.96.0.54:53", "10.0.0.1:8053"));
+    }
+
+    #[test]
+    fn what_changes_during_a_comparison_agrees_with_either_and_is_compared_afterwards() {
+        let mut bench = Bench::new();
+        bench.settle();
+        set_endpoints(&mut bench.state, &["10.0.0.2"]);
+        bench.refresh();
+        let mut verdicts = bench.demand.verdicts(&Config::default(), Vec::new()).unwrap();
+        set_endpoints(&mut bench.state, &["10.0.0.3"]);
+        let dirty = bench.state.take_dirty();
+        let changed = bench.demand.refresh(&bench.state, &dirty);
+        bench.demand.amend(&mut verdicts, &changed);
+        let contradicts = |answerer| verdicts.contradicts(&flow("10.96.0.53:53", answerer));
+        assert!(contradicts("10.0.0.1:8053"));
+        assert!(!contradicts("10.0.0.2:8053") && !contradicts("10.0.0.3:8053"));
+        bench.demand.settle();
+        assert!(bench.contradicts("10.96.0.53:53", "10.0.0.2:8053"), "not done with");
+    }
+
+    #[test]
+    fn what_could_not_be_compared_is_to_be_done_again() {
+        let mut bench = Bench::new();
+        assert!(bench.demand.verdicts(&Config::default(), Vec::new()).is_some());
+        assert!(!bench.demand.is_pending());
+        bench.demand.resume();
+        assert!(bench.contradicts("10.96.0.53:53", "10.0.0.9:8053"));
+    }
+
+    #[test]
+    fn address_that_two_services_claim_may_lead_to_either_and_stays_with_the_one_that_is_left() {
+        let mut bench = Bench::new();
+        let rival = json!({"clusterIP": "10.96.0.54", "clusterIPs": ["10.96.0.54"],
+            "externalIPs": ["198.51.100.1"], "ports": [{"port": 53, "protocol": "UDP"}]});
+        bench.state.set_service(&builders::service("rival", rival));
+        let mut slice = builders::slice("r", "rival", 8053, &[("10.0.0.8", "node-a", true)]);
+        for port in &mut slice.ports {
+            port.protocol = Some(Protocol::Udp);
+        }
+        bench.state.set_slice(&slice);
+        bench.refresh();
+        assert!(!bench.contradicts("198.51.100.1:53", "10.0.0.1:8053"));
+        assert!(!bench.contradicts("198.51.100.1:53", "10.0.0.8:8053"));
+        bench.settle();
+        bench.state.remove_service(&ServiceKey::new("default", "dns"));
+        bench.refresh();
+        assert!(bench.contradicts("198.51.100.1:53", "10.0.0.1:8053"));
+        assert!(!bench.contradicts("198.51.100.1:53", "10.0.0.8:8053"));
     }
 }

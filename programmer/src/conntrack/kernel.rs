@@ -78,14 +78,22 @@ impl FlowTable for Kernel {
         }
     }
 
-    fn delete(&self, family: Family, flow: &Flow) -> io::Result<bool> {
-        let mut fixed = fixed(family).to_vec();
-        fixed.extend(&flow.identity);
-        match Socket::netfilter()?.command(&Request::new(DELETE, &fixed)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+    fn delete(&self, family: Family, flows: &[Flow]) -> io::Result<u64> {
+        if flows.is_empty() {
+            return Ok(0);
         }
+        let mut socket = Socket::netfilter()?;
+        let mut deleted = 0;
+        for flow in flows {
+            let mut fixed = fixed(family).to_vec();
+            fixed.extend(&flow.identity);
+            match socket.command(&Request::new(DELETE, &fixed)) {
+                Ok(()) => deleted += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(deleted)
     }
 }
 

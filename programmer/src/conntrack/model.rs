@@ -3,7 +3,7 @@
 use std::io;
 
 use fairlead_objects::Family;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::{Ends, Flow, FlowTable, Listing};
 
@@ -14,6 +14,8 @@ pub(crate) struct Model {
     failures: Mutex<usize>,
     interruptions: Mutex<usize>,
     lists: Mutex<usize>,
+    held: Mutex<bool>,
+    released: Condvar,
 }
 
 impl Model {
@@ -34,6 +36,12 @@ impl Model {
         *self.interruptions.lock() = lists;
     }
 
+    /// Whether lists wait, after they are counted and before they read.
+    pub(crate) fn hold(&self, held: bool) {
+        *self.held.lock() = held;
+        self.released.notify_all();
+    }
+
     pub(crate) fn lists(&self) -> usize {
         *self.lists.lock()
     }
@@ -49,6 +57,7 @@ fn counted_down(count: &Mutex<usize>) -> bool {
 impl FlowTable for Model {
     fn list(&self, _: Family, wanted: &dyn Fn(&Ends) -> bool) -> io::Result<Listing> {
         *self.lists.lock() += 1;
+        self.released.wait_while(&mut self.held.lock(), |held| *held);
         if counted_down(&self.failures) {
             return Err(io::Error::other("no"));
         }
@@ -61,10 +70,10 @@ impl FlowTable for Model {
         Ok(Listing { flows: flows.take(keep).collect(), partial })
     }
 
-    fn delete(&self, _: Family, flow: &Flow) -> io::Result<bool> {
+    fn delete(&self, _: Family, doomed: &[Flow]) -> io::Result<u64> {
         let mut flows = self.flows.lock();
         let before = flows.len();
-        flows.retain(|ends| *ends != flow.ends);
-        Ok(flows.len() < before)
+        flows.retain(|ends| doomed.iter().all(|flow| flow.ends != *ends));
+        Ok(u64::try_from(before - flows.len()).unwrap())
     }
 }

@@ -38,7 +38,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         self.look = None;
         let engine = self.engine.take()?;
         self.wiring.sentinel.begin(self.suspicion == Suspicion::Everything);
-        Some(spawn(engine, Task::<F>::Verify(std::mem::take(&mut self.suspicion))))
+        Some(spawn(engine, Task::Verify(std::mem::take(&mut self.suspicion))))
     }
 
     /// What was written is known to the sentinel as ours.

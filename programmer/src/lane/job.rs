@@ -9,12 +9,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    Cause,
-    flows::{Order, Reconciled},
-};
+use super::Cause;
 use crate::{
-    conntrack::FlowTable,
     engine::{Engine, Report, SyncError},
     netfilter::Netfilter,
     sentinel::Suspicion,
@@ -22,10 +18,9 @@ use crate::{
 
 /// What a job is for.
 #[derive(Debug)]
-pub(super) enum Task<F> {
-    Sync { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>>, flows: Option<Order<F>> },
+pub(super) enum Task {
+    Sync { full: Option<Cause>, triggers: FxHashMap<ServiceKey, Vec<Timestamp>> },
     Canary,
-    Flows(Order<F>),
     Verify(Suspicion),
 }
 
@@ -42,10 +37,8 @@ pub(super) enum Outcome {
         full: Option<Cause>,
         triggers: FxHashMap<ServiceKey, Vec<Timestamp>>,
         result: Result<Report, SyncError>,
-        reconciled: Option<Reconciled>,
     },
     Checked(Result<bool, SyncError>),
-    Reconciled(Reconciled),
     Verified(Result<Report, SyncError>),
 }
 
@@ -53,30 +46,25 @@ pub(super) enum Outcome {
 pub(super) type Job<N> = JoinHandle<Finished<N>>;
 
 /// Starts a job beside the loop.
-pub(super) fn spawn<N: Netfilter, F: FlowTable>(mut engine: Engine<N>, task: Task<F>) -> Job<N> {
+pub(super) fn spawn<N: Netfilter>(mut engine: Engine<N>, task: Task) -> Job<N> {
     tokio::spawn(async move {
         let start = Instant::now();
         let outcome = match task {
-            Task::Sync { full, triggers, flows } => {
+            Task::Sync { full, triggers } => {
                 let result = if full.is_some() { engine.full().await } else { engine.partial().await };
-                let reconciled = match flows {
-                    Some(order) if result.is_ok() => Some(order.run().await),
-                    _ => None,
-                };
-                Outcome::Synced { full, triggers, result, reconciled }
+                Outcome::Synced { full, triggers, result }
             }
             Task::Verify(suspicion) => Outcome::Verified(engine.verify(&suspicion).await),
-            Task::Flows(order) => Outcome::Reconciled(order.run().await),
             Task::Canary => Outcome::Checked(engine.flushed().await),
         };
         Finished { engine, outcome, duration: start.elapsed() }
     })
 }
 
-/// Waits for the job, if there is one.
-pub(super) async fn ended<N>(job: &mut Option<Job<N>>) -> Result<Finished<N>, JoinError> {
-    match job {
-        Some(job) => job.await,
+/// Waits for the task, if there is one.
+pub(super) async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match task {
+        Some(task) => task.await,
         None => std::future::pending().await,
     }
 }

@@ -16,6 +16,8 @@ use crate::{
     settings::testing,
 };
 
+mod flows;
+
 struct Bench {
     model: Arc<Model>,
     flows: Arc<Flows>,
@@ -36,7 +38,7 @@ impl Drop for Bench {
 
 fn node_basis() -> Basis {
     let kernel = Kernel {
-        features: Features { bpf: true, random_fully: true },
+        features: Features::ALL,
         liberal_tcp: false,
         route_localnet: true,
     };
@@ -331,81 +333,6 @@ async fn waiting_change_makes_the_node_unhealthy_and_success_heals_it() {
     bench.until(|| model.restores() > 0).await;
     sleep(Duration::from_secs(1)).await;
     assert!(probe(90));
-}
-
-fn udp_service() -> Change {
-    let spec = json!({"clusterIP": "10.96.0.53", "clusterIPs": ["10.96.0.53"],
-        "ports": [{"port": 53, "protocol": "UDP"}]});
-    Change::Service(Arc::new(builders::service("dns", spec)))
-}
-
-fn udp_slice(address: &str) -> Change {
-    let mut slice = builders::slice("dns-1", "dns", 53, &[(address, "node-a", true)]);
-    for port in &mut slice.ports {
-        port.protocol = Some(fairlead_objects::Protocol::Udp);
-    }
-    Change::Slice(Arc::new(slice))
-}
-
-const STALE: &str = "10.96.0.53:53>10.0.0.1:53";
-
-#[tokio::test(start_paused = true)]
-async fn stale_udp_flows_are_deleted_after_the_rules_are_written_and_others_stay() {
-    let model = Arc::new(Model::default());
-    let bench = bench(&model);
-    bench.tell([udp_service(), udp_slice("10.0.0.1")]).await;
-    bench.flows.add("10.96.0.53:53", "10.0.0.1:53");
-    bench.flows.add("203.0.113.1:53", "203.0.113.1:53");
-    bench.load(1).await;
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(bench.flows.flows().len(), 2, "a restart keeps flows that agree");
-    bench.tell([udp_slice("10.0.0.2")]).await;
-    bench.until(|| bench.flows.flows().len() == 1).await;
-    assert_eq!(model.restores(), 1);
-    assert_eq!(bench.flows.flows(), ["203.0.113.1:53>203.0.113.1:53"]);
-}
-
-/// kubernetes #112604: a failed restore must not lose what is to be done about flows.
-#[tokio::test(start_paused = true)]
-async fn failed_sync_and_failed_reconcile_keep_the_duty() {
-    let model = Arc::new(Model::default());
-    let bench = bench(&model);
-    bench.tell([udp_service(), udp_slice("10.0.0.1")]).await;
-    bench.load(1).await;
-    bench.flows.add("10.96.0.53:53", "10.0.0.1:53");
-    model.refuse(2);
-    bench.flows.fail(3);
-    let lists = bench.flows.lists();
-    bench.tell([udp_slice("10.0.0.2")]).await;
-    sleep(Duration::from_millis(90)).await;
-    assert_eq!(bench.flows.lists(), lists, "not before the rules are there");
-    bench.until(|| bench.flows.flows().is_empty()).await;
-    assert_eq!(bench.flows.lists(), lists + 4);
-}
-
-#[tokio::test(start_paused = true)]
-async fn deleted_service_takes_its_flows_along() {
-    let model = Arc::new(Model::default());
-    let bench = bench(&model);
-    bench.tell([udp_service(), udp_slice("10.0.0.1")]).await;
-    bench.load(1).await;
-    bench.flows.add("10.96.0.53:53", "10.0.0.1:53");
-    assert_eq!(bench.flows.flows(), [STALE]);
-    bench.tell([Change::ServiceGone(ServiceKey::new("default", "dns"))]).await;
-    bench.until(|| bench.flows.flows().is_empty()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn list_that_was_interrupted_is_read_again() {
-    let model = Arc::new(Model::default());
-    let bench = bench(&model);
-    bench.tell([udp_service(), udp_slice("10.0.0.2")]).await;
-    for number in 1..5 {
-        bench.flows.add("10.96.0.53:53", &format!("10.0.1.{number}:53"));
-    }
-    bench.flows.interrupt(2);
-    bench.load(1).await;
-    bench.until(|| bench.flows.flows().is_empty()).await;
 }
 
 const BAD: &str = "10.9.9.9";

@@ -3,7 +3,7 @@
 //! Two variants of the rules may exist side by side in one kernel, and both are applied. So we must write where kubelet
 //! and the network plugin write. The order of the tests is that of the Kubernetes project's iptables-wrapper.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use fairlead_objects::Family;
 
@@ -14,7 +14,8 @@ const KUBELET_CHAINS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 /// Bit number of CAP_NET_ADMIN in a capability set.
 const CAP_NET_ADMIN: u32 = 12;
 
-/// Finds the programs of `family`, of the forced variant or else of the one this node uses. Changes nothing.
+/// Finds the programs of `family`, of the forced variant or else of the one this node uses, which is the same for both
+/// families where both variants are installed. Changes nothing.
 pub async fn detect(family: Family, forced: Option<Variant>) -> Result<Tool, ToolError> {
     let base = tool::base_name(family);
     let any = [format!("{base}-restore"), format!("{base}-nft-restore"), format!("{base}-legacy-restore")];
@@ -40,14 +41,36 @@ fn net_admin(status: &str) -> bool {
     set.is_none_or(|set| set >> CAP_NET_ADMIN & 1 == 1)
 }
 
-/// The variant that the rest of the node uses, by what `BASE-nft-save` and `BASE-legacy-save` print.
+/// What says which variant the rest of the node uses, as far as it had to be asked: for nft the tables `mangle` and then all
+/// of them, for legacy all of them. Each holds both families, because kubelet may have written one only, and because the
+/// network plugin of a node writes both in the same variant.
+#[derive(Clone, Debug, Default)]
+struct Evidence {
+    nft_mangle: String,
+    legacy: String,
+    nft: String,
+}
+
+impl Evidence {
+    /// As the wrapper decides: by chains of kubelet, in nft first; else by who has more rules; else nft.
+    fn variant(&self) -> Variant {
+        let kubelet = |save: &str| KUBELET_CHAINS.iter().any(|chain| declares(save, chain));
+        let rules = |save: &str| save.lines().filter(|line| line.starts_with('-')).count();
+        if kubelet(&self.nft_mangle) {
+            Variant::Nft
+        } else if kubelet(&self.legacy) || rules(&self.legacy) > rules(&self.nft) {
+            Variant::Legacy
+        } else {
+            Variant::Nft
+        }
+    }
+}
+
+/// The variant that the rest of the node uses; a variant that is not installed is not used.
 async fn in_use(base: &str) -> Result<Variant, ToolError> {
     let save = |variant: Variant| tool::in_path(&format!("{base}-{}-save", variant.infix()));
     match (save(Variant::Nft), save(Variant::Legacy)) {
-        (Some(nft), Some(legacy)) => {
-            // Without `-t`, legacy prints only tables that exist; naming one would create it.
-            Ok(choose(&listing(nft).await, &listing(legacy).await))
-        }
+        (Some(_), Some(_)) => Ok(evidence().await.variant()),
         (Some(_), None) => Ok(Variant::Nft),
         (None, Some(_)) => Ok(Variant::Legacy),
         (None, None) => {
@@ -58,21 +81,25 @@ async fn in_use(base: &str) -> Result<Variant, ToolError> {
     }
 }
 
-/// What a save prints; a variant whose kernel half is missing has no rules.
-async fn listing(program: PathBuf) -> String {
-    tool::run(&program, &[], "").await.unwrap_or_default()
+async fn evidence() -> Evidence {
+    Evidence {
+        nft_mangle: listing(Variant::Nft, &["-t", "mangle"]).await,
+        // Without `-t`, legacy prints only tables that exist; naming one would create it.
+        legacy: listing(Variant::Legacy, &[]).await,
+        nft: listing(Variant::Nft, &[]).await,
+    }
 }
 
-fn choose(nft: &str, legacy: &str) -> Variant {
-    let kubelet = |save: &str| KUBELET_CHAINS.iter().any(|chain| declares(save, chain));
-    let rules = |save: &str| save.lines().filter(|line| line.starts_with('-')).count();
-    if kubelet(nft) {
-        Variant::Nft
-    } else if kubelet(legacy) || rules(legacy) > rules(nft) {
-        Variant::Legacy
-    } else {
-        Variant::Nft
+/// What the saves of both families print; a variant whose kernel half is missing has no rules.
+async fn listing(variant: Variant, arguments: &[&str]) -> String {
+    let mut text = String::new();
+    for family in Family::ALL {
+        let program = format!("{}-{}-save", tool::base_name(family), variant.infix());
+        if let Some(program) = tool::in_path(&program) {
+            text += &tool::run(&program, arguments, "").await.unwrap_or_default();
+        }
     }
+    text
 }
 
 #[cfg(test)]
@@ -80,16 +107,35 @@ mod tests {
     use super::*;
 
     const HINT: &str = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n";
+    const CANARY: &str = "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n";
     const RULES: &str = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j ACCEPT\n-A INPUT -j DROP\nCOMMIT\n";
 
+    fn variant(nft_mangle: &str, legacy: &str, nft: &str) -> Variant {
+        Evidence { nft_mangle: nft_mangle.to_owned(), legacy: legacy.to_owned(), nft: nft.to_owned() }.variant()
+    }
+
     #[test]
-    fn variant_follows_kubelet_then_the_number_of_rules_then_is_nft() {
-        assert_eq!(choose(HINT, RULES), Variant::Nft);
-        assert_eq!(choose(RULES, HINT), Variant::Legacy);
-        assert_eq!(choose(HINT, HINT), Variant::Nft);
-        assert_eq!(choose("", RULES), Variant::Legacy);
-        assert_eq!(choose(RULES, RULES), Variant::Nft);
-        assert_eq!(choose("", ""), Variant::Nft);
+    fn chains_of_kubelet_in_nft_decide_first() {
+        assert_eq!(variant(HINT, RULES, HINT), Variant::Nft);
+        assert_eq!(variant(CANARY, HINT, CANARY), Variant::Nft);
+    }
+
+    #[test]
+    fn chains_of_kubelet_in_legacy_decide_next() {
+        assert_eq!(variant("", HINT, RULES), Variant::Legacy);
+        assert_eq!(variant("", CANARY, RULES), Variant::Legacy);
+        // Its canary is in three tables; in nft only that of mangle counts.
+        let elsewhere = CANARY.replace("*mangle", "*nat");
+        assert_eq!(variant("", &elsewhere, RULES), Variant::Legacy);
+        assert_eq!(variant("", RULES, &elsewhere), Variant::Legacy);
+    }
+
+    #[test]
+    fn number_of_rules_decides_then_and_nft_when_they_are_equal() {
+        assert_eq!(variant("", RULES, ""), Variant::Legacy);
+        assert_eq!(variant("", RULES, RULES), Variant::Nft);
+        assert_eq!(variant("", "", RULES), Variant::Nft);
+        assert_eq!(variant("", "", ""), Variant::Nft);
     }
 
     #[test]

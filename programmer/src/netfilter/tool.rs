@@ -14,7 +14,7 @@ use std::{
 use fairlead_objects::Family;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-use super::{Netfilter, Refusal, Variant};
+use super::{Netfilter, Refusal, Variant, counters};
 
 /// Seconds to wait for the xtables lock, as kube-proxy waits.
 const LOCK_SECONDS: &str = "5";
@@ -164,13 +164,24 @@ impl Netfilter for Tool {
 
     async fn restore(&self, document: &str) -> Result<(), ToolError> {
         let arguments = ["-w", LOCK_SECONDS, "--noflush", "--counters"];
-        self.run(&self.restore, &arguments, document).await.map(drop)
+        let restored = self.run(&self.restore, &arguments, document).await;
+        // After a flush of all rules another program may have deleted the counters that they used.
+        let again = matches!(restored, Err(ToolError::Refused { .. }))
+            && document.contains(" --nfacct-name ")
+            && counters::ensure().is_ok_and(|made| made);
+        let restored = if again { self.run(&self.restore, &arguments, document).await } else { restored };
+        restored.map(drop)
     }
 }
 
-/// What the programs say of a chain or a table that does not exist.
+/// What the programs say of a chain or a table that does not exist, or of one whose content they cannot print, because nft
+/// wrote it: both are to be written anew. (iptables-nft 1.8.9 calls a chain that does not exist incompatible.)
 fn is_absence(message: &str) -> bool {
-    message.contains("No chain/target/match by that name") || message.contains("does not exist")
+    let said = |text| message.contains(text);
+    said("No chain/target/match by that name")
+        || said("does not exist")
+        || said("is incompatible, use 'nft' tool")
+        || said("Parsing nftables rule failed")
 }
 
 /// `iptables` or `ip6tables`.

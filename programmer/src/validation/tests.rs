@@ -17,7 +17,7 @@ fn defaults_are_those_of_kube_proxy_except_for_the_adaptive_minimum() {
     let settings = read(json!({})).unwrap();
     assert_eq!(settings.node_name, "node-a");
     assert_eq!(settings.health_address, Some("0.0.0.0:10256".parse().unwrap()));
-    assert_eq!(settings.metrics_address, "127.0.0.1:10249".parse().unwrap());
+    assert_eq!(settings.metrics_address, Some("127.0.0.1:10249".parse().unwrap()));
     assert_eq!((settings.sync_period, settings.min_sync_period), (Duration::from_secs(30), Duration::ZERO));
     assert_eq!((settings.masquerade_bit, settings.masquerade_all), (14, false));
     assert!(settings.localhost_node_ports);
@@ -69,10 +69,25 @@ fn interface_modes_need_their_interface() {
 #[test]
 fn address_alone_gets_the_usual_port_and_ipv6_moves_the_defaults() {
     let settings = read(json!({"metricsBindAddress": "0.0.0.0"})).unwrap();
-    assert_eq!(settings.metrics_address, "0.0.0.0:10249".parse().unwrap());
+    assert_eq!(settings.metrics_address, Some("0.0.0.0:10249".parse().unwrap()));
     let settings = read(json!({"bindAddress": "fd00::1", "healthzBindAddress": ""})).unwrap();
     assert_eq!(settings.health_address, Some("[::]:10256".parse().unwrap()));
-    assert_eq!(settings.metrics_address, "[::1]:10249".parse().unwrap());
+    assert_eq!(settings.metrics_address, Some("[::1]:10249".parse().unwrap()));
+}
+
+#[test]
+fn logs_and_the_pace_of_requests_are_checked_and_0_is_the_default_in_a_file() {
+    let settings = read(json!({"clientConnection": {"qps": 0, "burst": 0}})).unwrap();
+    assert_eq!((settings.api_rate, settings.log), ((5.0, 10), LogSettings::default()));
+    let file = json!({"clientConnection": {"qps": 7.5, "burst": 3}, "logging": {"format": "json", "verbosity": 4}});
+    let settings = read(file).unwrap();
+    assert_eq!((settings.api_rate, settings.log), ((7.5, 3), LogSettings { json: true, verbosity: 4 }));
+    let problems =
+        read(json!({"clientConnection": {"burst": -1}, "logging": {"format": "xml", "verbosity": -1}}));
+    let problems = problems.unwrap_err();
+    for field in ["clientConnection.burst \"-1\"", "logging.format \"xml\"", "logging.verbosity \"-1\""] {
+        assert!(problems.iter().any(|problem| problem.contains(field)), "{field}: {problems:?}");
+    }
 }
 
 #[test]

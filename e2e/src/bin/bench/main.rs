@@ -14,7 +14,7 @@ mod report;
 mod router;
 mod workload;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
@@ -26,23 +26,40 @@ const SIZES: [usize; 3] = [100, 1_000, 10_000];
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Args {
-    /// Only the parts whose name contains one of these words: plan, heap, compile, program, first-packet, controllers, proxies.
+    /// Only the parts whose name contains one of these words: plan, heap, compile, program, first-packet, controllers, proxies,
+    /// chart.
     parts: Vec<String>,
+    /// Numbers of Services that proxies are compared with.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 30_000])]
+    services: Vec<usize>,
+    /// Only the proxies whose name contains one of these words, such as `fairlead`, `legacy`, `nftables` or `shortest`.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Also the proxies that take many minutes at the number of Services.
+    #[arg(long)]
+    patient: bool,
+    /// File that gets the proxies' numbers, one JSON object a line, after what it holds already.
+    #[arg(long, default_value = "target/bench/proxies.jsonl")]
+    results: PathBuf,
+    /// File that the chart of those numbers is drawn to; where a proxy was measured twice, the later numbers count.
+    #[arg(long, default_value = "target/bench/proxies.svg")]
+    chart: PathBuf,
     /// Cargo passes this to benches; it means nothing here.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-type Part = (&'static str, fn() -> Result<()>);
+type Part = (&'static str, fn(&Args) -> Result<()>);
 
-const PARTS: [Part; 7] = [
-    ("plan", planning::measure),
-    ("heap", heap::measure),
-    ("compile", compiling::measure),
-    ("program", programming::measure),
-    ("first-packet", first_packet::measure),
-    ("controllers", controllers::measure),
+const PARTS: [Part; 8] = [
+    ("plan", |_| planning::measure()),
+    ("heap", |_| heap::measure()),
+    ("compile", |_| compiling::measure()),
+    ("program", |_| programming::measure()),
+    ("first-packet", |_| first_packet::measure()),
+    ("controllers", |_| controllers::measure()),
     ("proxies", proxies::measure),
+    ("chart", proxies::draw),
 ];
 
 fn main() -> ExitCode {
@@ -58,7 +75,7 @@ fn main() -> ExitCode {
         if !args.parts.is_empty() && !args.parts.iter().any(|word| name.contains(word.as_str())) {
             continue;
         }
-        if let Err(error) = measure() {
+        if let Err(error) = measure(&args) {
             eprintln!("bench: {name}: {error:#}");
             return ExitCode::FAILURE;
         }

@@ -3,153 +3,131 @@
 //! One after the other takes the node, from nothing. A time is that of the clients: until a packet arrives where it
 //! should. CPU is that of the program and of what it starts, memory the most that they had at one time.
 
+mod chart;
+mod contestants;
 mod field;
+mod holds;
+mod results;
 mod usage;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use fairlead_e2e::programs::{Make, Variant};
+use anyhow::{Result, ensure};
+use contestants::{CONTESTANTS, Contestant};
 use field::Field;
-use usage::Usage;
+use results::Outcome;
 
-use crate::report::{Samples, heading, row, text};
+use crate::{
+    Args,
+    report::{Samples, heading, row, text},
+};
 
-const SIZES: [usize; 2] = [1_000, 10_000];
 /// Services whose endpoints change at once.
 const BURST: usize = 100;
 
-/// A program, and how it is run.
-struct Contestant {
-    name: &'static str,
-    make: Make,
-    variant: Variant,
-    flags: &'static [&'static str],
-    /// Changes that are timed.
-    changes: usize,
-}
-
-const CONTESTANTS: [Contestant; 7] = [
-    Contestant {
-        name: "kube-proxy, iptables-nft",
-        make: Make::Genuine,
-        variant: Variant::Nft,
-        flags: &[],
-        changes: 12,
-    },
-    Contestant {
-        name: "kube-proxy, iptables-nft, shortest period",
-        make: Make::Genuine,
-        variant: Variant::Nft,
-        flags: &["--iptables-min-sync-period=1ms"],
-        changes: 12,
-    },
-    Contestant {
-        name: "kube-proxy, iptables-legacy",
-        make: Make::Genuine,
-        variant: Variant::Legacy,
-        flags: &[],
-        changes: 20,
-    },
-    Contestant {
-        name: "kube-proxy, iptables-legacy, shortest period",
-        make: Make::Genuine,
-        variant: Variant::Legacy,
-        flags: &["--iptables-min-sync-period=1ms"],
-        changes: 20,
-    },
-    Contestant {
-        name: "kube-proxy, nftables",
-        make: Make::Genuine,
-        variant: Variant::Nft,
-        flags: &["--proxy-mode=nftables"],
-        changes: 12,
-    },
-    Contestant {
-        name: "fairlead-programmer, iptables-nft",
-        make: Make::Ours,
-        variant: Variant::Nft,
-        flags: &[],
-        changes: 60,
-    },
-    Contestant {
-        name: "fairlead-programmer, iptables-legacy",
-        make: Make::Ours,
-        variant: Variant::Legacy,
-        flags: &[],
-        changes: 40,
-    },
+const COLUMNS: [&str; 15] = [
+    "Program",
+    "Start",
+    "One change p50",
+    "p99",
+    "100 changes",
+    "First packet p50",
+    "p99",
+    "No Service p50",
+    "p99",
+    "Next packet p50",
+    "CPU to start",
+    "CPU in all",
+    "Peak RSS",
+    "Longest hold",
+    "Held in all",
 ];
 
-/// What was measured of one contestant.
-struct Times {
-    start: Duration,
-    changes: Samples,
-    burst: Duration,
-    service: Samples,
-    no_service: Samples,
-    usage: Usage,
-}
-
 /// Lets every contestant work on every number of Services.
-pub(crate) fn measure() -> Result<()> {
-    for services in SIZES {
-        heading(
-            &format!("Proxies: {services} Services x 2 endpoints"),
-            &[
-                "Program",
-                "Start",
-                "One change p50",
-                "p99",
-                "100 changes",
-                "First packet p50",
-                "p99",
-                "No Service p50",
-                "CPU to start",
-                "CPU in all",
-                "Peak RSS",
-            ],
-        );
+pub(crate) fn measure(args: &Args) -> Result<()> {
+    for &services in &args.services {
+        let chosen: Vec<_> = CONTESTANTS
+            .iter()
+            .filter(|it| it.is_named(&args.only) && (args.patient || services <= it.most_services))
+            .collect();
+        if chosen.is_empty() {
+            continue;
+        }
         let mut field = Field::build(services)?;
-        for contestant in &CONTESTANTS {
-            let (started, times) = run(&mut field, contestant)?;
-            print(contestant.name, started, &times);
+        heading(&format!("Proxies: {services} Services x 2 endpoints"), &COLUMNS);
+        for contestant in chosen {
+            let outcome = run(&mut field, contestant)?;
+            print(&outcome);
+            results::append(&args.results, &outcome)?;
         }
     }
     Ok(())
 }
 
-fn run(field: &mut Field, contestant: &Contestant) -> Result<(Duration, Times)> {
+/// Draws the results that there are.
+pub(crate) fn draw(args: &Args) -> Result<()> {
+    let outcomes = results::read(&args.results)?;
+    ensure!(!outcomes.is_empty(), "{} holds no results of proxies", args.results.display());
+    chart::draw(&args.chart, &outcomes)
+}
+
+fn run(field: &mut Field, contestant: &Contestant) -> Result<Outcome> {
     let began = Instant::now();
-    let watch = field.start(contestant.make, contestant.variant, contestant.flags)?;
+    let watch = field.start(contestant)?;
     field.await_every_service()?;
     let start = began.elapsed();
-    let started = watch.so_far().cpu;
+    let cpu_to_start = watch.so_far().cpu;
     let mut changes = Samples::default();
     for n in 0..contestant.changes {
         changes.push(field.change_one(n * 61 + 7)?);
     }
     let burst = field.change_many(BURST)?;
-    let [service, no_service] = field.first_packets()?;
+    let packets = field.packets()?;
     let usage = watch.so_far();
     field.end()?;
-    Ok((started, Times { start, changes, burst, service, no_service, usage }))
+    let [one_change_p50, one_change_p99] = changes.percentiles();
+    let [service_p50, service_p99] = packets.service.percentiles();
+    let [no_service_p50, no_service_p99] = packets.no_service.percentiles();
+    let [next_p50, next_p99] = packets.next.percentiles();
+    Ok(Outcome {
+        program: contestant.name.to_owned(),
+        services: field.services(),
+        start,
+        one_change_p50,
+        one_change_p99,
+        burst,
+        service_p50,
+        service_p99,
+        no_service_p50,
+        no_service_p99,
+        next_p50,
+        next_p99,
+        cpu_to_start,
+        cpu: usage.cpu,
+        peak_rss: usage.peak_rss,
+        longest_hold: usage.holds.longest,
+        held: usage.holds.total,
+    })
 }
 
-fn print(name: &str, started: Duration, times: &Times) {
-    let [change_p50, change_p99] = times.changes.cells();
-    let [packet_p50, packet_p99] = times.service.cells();
-    row(&[
-        name.to_owned(),
-        text(times.start),
-        change_p50,
-        change_p99,
-        text(times.burst),
-        packet_p50,
-        packet_p99,
-        text(times.no_service.percentile(50)),
-        text(started),
-        text(times.usage.cpu),
-        format!("{} MiB", times.usage.peak_rss >> 20),
-    ]);
+fn print(outcome: &Outcome) {
+    let Outcome { program, peak_rss, .. } = outcome;
+    let times = |times: &[Duration]| times.iter().map(|time| text(*time)).collect::<Vec<_>>();
+    let mut cells = vec![program.clone()];
+    cells.extend(times(&[
+        outcome.start,
+        outcome.one_change_p50,
+        outcome.one_change_p99,
+        outcome.burst,
+        outcome.service_p50,
+        outcome.service_p99,
+        outcome.no_service_p50,
+        outcome.no_service_p99,
+        outcome.next_p50,
+        outcome.cpu_to_start,
+        outcome.cpu,
+    ]));
+    cells.push(format!("{} MiB", peak_rss >> 20));
+    cells.extend(times(&[outcome.longest_hold, outcome.held]));
+    row(&cells);
 }

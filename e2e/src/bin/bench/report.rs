@@ -34,9 +34,14 @@ impl Samples {
         sorted.get(last * percent / 100).copied().unwrap_or_default()
     }
 
-    /// Median and 99th percentile, as text.
+    /// Median and 99th percentile.
+    pub(crate) fn percentiles(&self) -> [Duration; 2] {
+        [self.percentile(50), self.percentile(99)]
+    }
+
+    /// The same, as text.
     pub(crate) fn cells(&self) -> [String; 2] {
-        [text(self.percentile(50)), text(self.percentile(99))]
+        self.percentiles().map(text)
     }
 }
 

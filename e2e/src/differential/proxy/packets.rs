@@ -1,4 +1,5 @@
-//! The packets that both sides are asked about: every frontend of some Services, from everywhere.
+//! The packets that both sides are asked about: every frontend of some Services, from everywhere, first packets of
+//! connections and such that belong to none.
 //!
 //! Frontends are read from the objects, not from what the compiler made of them, so that one it forgot is asked for.
 //!
@@ -7,16 +8,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    fmt,
+    net::{IpAddr, SocketAddr},
 };
 
-use fairlead_compiler::{Host, NodeFacts, Origin, Packet};
+use fairlead_compiler::{Fate, Host, NodeFacts, Origin, Outcome, Packet, Tracer};
 use fairlead_objects::{EndpointSlice, Family, Protocol, Service, ServiceKey, parse_address};
 
-use crate::plan;
+use super::place::Place;
+use crate::{
+    plan,
+    tun::{Entry, Kind, Probe},
+};
 
 /// Endpoints of a Service that send packets to it.
 const BACKENDS: usize = 6;
+/// Clients that send packets of no connection.
+const STRAYS: usize = 3;
+/// The bridge that local Pods are behind, for those that tell them by that.
+pub(super) const PODS: &str = "cbr0";
+/// The link to all others.
+pub(super) const WORLD: &str = "world";
 
 /// A place that packets go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +73,7 @@ impl Frontends {
                 self.claims.entry(frontend).or_default().insert((service.key.clone(), port.name.to_string()));
             }
             // On every address of the node, and on another node's.
-            let elsewhere = plan::host(12).known(plan::Families::DualStack);
+            let elsewhere = plan::host(13).known(plan::Families::DualStack);
             let nodes = node_addresses(facts).into_iter().chain(elsewhere);
             for address in nodes.filter(|address| Family::of(*address) == family) {
                 own.extend((port.node_port != 0).then_some(Frontend {
@@ -95,9 +107,80 @@ fn node_addresses(facts: &NodeFacts) -> Vec<IpAddr> {
     addresses
 }
 
+/// A packet, and what else there is to know about it.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    /// The packet. It comes by the harness' devices.
+    pub(super) packet: Packet,
+    /// Which one of a connection it is.
+    pub(super) kind: Kind,
+    /// Whether the Service remembers its clients, long enough for a second question.
+    pub(super) sticks: bool,
+    /// Whether the node takes packets of 127.0.0.0/8 out of, and in by, other devices than loopback.
+    routes_loopback: bool,
+}
+
+impl Question {
+    pub(super) fn family(&self) -> Family {
+        Family::of(self.packet.destination)
+    }
+
+    pub(super) fn destination(&self) -> SocketAddr {
+        SocketAddr::new(self.packet.destination, self.packet.destination_port)
+    }
+
+    pub(super) fn is_first(&self) -> bool {
+        self.kind == Kind::First
+    }
+
+    /// As it is sent.
+    pub(super) fn probe(&self) -> Probe {
+        let entry = match &self.packet.origin {
+            Origin::Node => Entry::Node,
+            Origin::Interface(Some(name)) if name == PODS => Entry::Pods,
+            Origin::Interface(_) => Entry::World,
+        };
+        Probe::new(entry, self.packet.source, self.packet.protocol, self.destination()).of(self.kind)
+    }
+
+    /// What becomes of it by the rules. Conntrack looks at checksums only where packets come in.
+    pub(super) fn trace(&self, tracer: &Tracer<'_>, host: &Host) -> Fate {
+        let invalid = match self.kind {
+            Kind::First => false,
+            Kind::Stray => self.packet.protocol == Protocol::Tcp,
+            Kind::Damaged => self.packet.origin != Origin::Node,
+        };
+        if invalid { tracer.fate_of_invalid(&self.packet, host) } else { tracer.fate(&self.packet, host) }
+    }
+
+    /// Whether the node's routes, of which the tracer knows nothing, may have no way for it.
+    pub(super) fn may_be_lost(&self, traced: &Fate) -> bool {
+        let Packet { source, destination, .. } = self.packet;
+        let passes = traced.outcomes.contains_key(&Outcome::NoMatch);
+        let nowhere = match destination {
+            IpAddr::V4(v4) => v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast(),
+            IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
+        };
+        let inward = destination.is_loopback() && self.packet.origin != Origin::Node;
+        (passes && (nowhere || inward)) || (source.is_loopback() && !self.routes_loopback)
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.probe())
+    }
+}
+
 /// The packets to a frontend: from Pods here and there, this node, outside, inside and outside of source ranges, a host
 /// that has the address itself, and the Service's own endpoints.
-pub(super) fn packets(frontend: Frontend, slices: &[&EndpointSlice], facts: &NodeFacts) -> Vec<Packet> {
+pub(super) fn questions(
+    frontend: Frontend,
+    slices: &[&EndpointSlice],
+    facts: &NodeFacts,
+    place: &Place,
+    sticks: bool,
+) -> Vec<Question> {
     let host = Host::from(facts);
     let clients: &[&str] = match facts.family {
         Family::V4 => &["10.244.1.200", "10.244.2.200", "172.30.0.100", "203.0.113.9", "203.0.113.200"],
@@ -105,42 +188,43 @@ pub(super) fn packets(frontend: Frontend, slices: &[&EndpointSlice], facts: &Nod
             &["fd00:244:0:1::c8", "fd00:244:0:2::c8", "fd00:30::64", "2001:db8:113::9", "2001:db8:fff::9"]
         }
     };
-    let mut sources: BTreeSet<IpAddr> = clients.iter().filter_map(|text| parse_address(text).ok()).collect();
+    let clients: Vec<IpAddr> = clients.iter().filter_map(|text| parse_address(text).ok()).collect();
+    let mut sources: BTreeSet<IpAddr> = clients.iter().copied().collect();
     sources.extend(node_addresses(facts));
     sources.extend(backends(slices, facts.family).into_iter().take(BACKENDS));
-    let packet = |source: IpAddr, origin: Origin| Packet {
-        source,
-        source_port: 40_000,
-        destination: frontend.address,
-        destination_port: frontend.port,
-        protocol: frontend.protocol,
-        origin,
+    let question = |source: IpAddr, origin: Origin, kind: Kind| Question {
+        packet: Packet {
+            source,
+            source_port: 40_000,
+            destination: frontend.address,
+            destination_port: frontend.port,
+            protocol: frontend.protocol,
+            origin,
+        },
+        kind,
+        sticks: sticks && kind == Kind::First,
+        routes_loopback: place.routes_loopback && facts.family == Family::V4,
     };
-    let mut packets: Vec<Packet> = sources
+    let mut questions: Vec<Question> = sources
         .into_iter()
         .filter(|source| !source.is_loopback() || host.is_local(frontend.address))
-        .map(|source| packet(source, origin(source, &host)))
+        .map(|source| question(source, place.origin(source, &host), Kind::First))
         .collect();
     // The node may have a load balancer's address on one of its interfaces and send from it.
-    packets.push(packet(frontend.address, Origin::Node));
+    questions.push(question(frontend.address, Origin::Node, Kind::First));
+    for source in clients.iter().copied().take(STRAYS) {
+        for kind in [Kind::Damaged, Kind::Stray] {
+            questions.push(question(source, place.origin(source, &host), kind));
+        }
+    }
+    questions.push(question(facts.node_ip, Origin::Node, Kind::Stray));
     // And what no Service listens on.
-    if let Some(source) = clients.first().and_then(|text| parse_address(text).ok()) {
-        packets.push(Packet { destination_port: 7, ..packet(source, Origin::Interface(None)) });
+    if let Some(source) = clients.first() {
+        let mut nobody = question(*source, place.origin(*source, &host), Kind::First);
+        nobody.packet.destination_port = 7;
+        questions.push(nobody);
     }
-    packets
-}
-
-/// Local Pods are behind a bridge, for those that tell them by that.
-fn origin(source: IpAddr, host: &Host) -> Origin {
-    let local = plan::Node::new(1).pod_networks();
-    let is_in = |network: &str| network.parse().is_ok_and(|network: ipnet::IpNet| network.contains(&source));
-    if host.is_local(source) {
-        Origin::Node
-    } else if is_in(&local.0) || is_in(&local.1) {
-        Origin::Interface(Some("cbr0".to_owned()))
-    } else {
-        Origin::Interface(None)
-    }
+    questions
 }
 
 fn backends(slices: &[&EndpointSlice], family: Family) -> BTreeSet<IpAddr> {

@@ -1,26 +1,19 @@
-//! Our side in one family: the compiler, kept up to date, and a kernel that has its rules.
+//! Our side in one family: the compiler, kept up to date, and the kernel that has its rules.
 //!
 //! Invariants: after every step the rulebook holds what a fresh compilation gives, and the kernel holds what the
 //! rulebook holds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::Write,
-    process::{Command, Stdio},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fairlead_compiler::{
-    Config, Detector, Dump, NodeFacts, ProxyState, Rulebook, compile, diff, parse, render,
+    Config, Detector, NodeFacts, ProxyState, Rulebook, compile, diff, render,
 };
-use fairlead_objects::{EndpointSlice, Family, NodeName, Service, ServiceKey};
+use fairlead_objects::{EndpointSlice, Family, Service, ServiceKey};
 use ipnet::IpNet;
 
-use super::OURS;
-use crate::{
-    Bed,
-    plan::{self, Families, Node},
-};
+use super::kernel::Kernel;
+use crate::plan::{self, Families};
 
 /// One family of ours.
 pub(super) struct Side {
@@ -30,46 +23,28 @@ pub(super) struct Side {
     book: Rulebook,
     services: BTreeSet<ServiceKey>,
     slices: BTreeSet<(String, String)>,
-    installed: Dump,
 }
 
 impl Side {
-    /// The rules of a node without Services.
-    pub(super) fn new(bed: &Bed, node: &Node, family: Family, settings: fn(&mut Config)) -> Result<Self> {
-        let networks = plan::cluster_networks(Families::DualStack).split(',');
-        let networks: Vec<IpNet> = networks.filter_map(|network| network.parse().ok()).collect();
-        let pods = networks.into_iter().find(|network| Family::of(network.addr()) == family);
-        let mut config =
-            Config { detector: pods.map_or(Detector::None, Detector::Cidr), ..Config::default() };
-        settings(&mut config);
-        let facts = facts(node, family)?;
+    /// The rules of a node without Services, installed.
+    pub(super) fn new(kernel: &mut Kernel, facts: NodeFacts, settings: fn(&mut Config)) -> Result<Self> {
         let mut side = Self {
-            state: ProxyState::new(family),
-            book: Rulebook::new(config.clone(), facts.clone()),
+            state: ProxyState::new(facts.family),
+            book: Rulebook::new(config(facts.family, settings), facts.clone()),
+            config: config(facts.family, settings),
             facts,
-            config,
             services: BTreeSet::new(),
             slices: BTreeSet::new(),
-            installed: Dump::default(),
         };
-        side.install(bed)?;
+        kernel.read(side.facts.family)?;
+        side.install(kernel)?;
         Ok(side)
-    }
-
-    /// The node that the rules are for.
-    pub(super) fn facts(&self) -> &NodeFacts {
-        &self.facts
-    }
-
-    /// What the kernel has.
-    pub(super) fn installed(&self) -> &Dump {
-        &self.installed
     }
 
     /// Takes over the objects of a moment, as the programmer would.
     pub(super) fn follow(
         &mut self,
-        bed: &Bed,
+        kernel: &mut Kernel,
         services: &BTreeMap<ServiceKey, Service>,
         slices: &[EndpointSlice],
     ) -> Result<()> {
@@ -95,56 +70,28 @@ impl Side {
         self.book.refresh(&self.state, &dirty);
         let fresh = compile(&self.state, &self.config, &self.facts);
         ensure!(*self.book.ruleset() == fresh, "step by step gives other rules than all at once");
-        self.install(bed)
+        self.install(kernel)
     }
 
-    /// Brings the kernel to what the rulebook holds, and reads it back.
-    fn install(&mut self, bed: &Bed) -> Result<()> {
+    /// Brings the kernel from what was read last to what the rulebook holds, and reads it again.
+    fn install(&mut self, kernel: &mut Kernel) -> Result<()> {
         let family = self.facts.family;
-        self.installed = parse(&bed.save(OURS, family)?)?;
-        let document = render(&diff(&self.installed, self.book.ruleset()));
-        restore(bed, family, &document).with_context(|| document.clone())?;
-        self.installed = parse(&bed.save(OURS, family)?)?;
-        let left = diff(&self.installed, self.book.ruleset());
+        let delta = diff(kernel.installed(family), self.book.ruleset());
+        if !delta.is_empty() {
+            kernel.restore(family, &render(&delta))?;
+        }
+        let left = diff(kernel.read(family)?, self.book.ruleset());
         ensure!(left.is_empty(), "the kernel has other rules than it was given: {left:#?}");
         Ok(())
     }
 }
 
-fn facts(node: &Node, family: Family) -> Result<NodeFacts> {
-    let (v4, v6) = (node.addresses.v4, node.addresses.v6);
-    let addresses = [format!("{v4}/24"), format!("{v6}/64"), "127.0.0.1/8".to_owned(), "::1/128".to_owned()];
-    Ok(NodeFacts {
-        name: NodeName::new(node.name.as_str()),
-        zone: Some(format!("zone{}", node.number).into()),
-        node_ip: match family {
-            Family::V4 => v4.into(),
-            Family::V6 => v6.into(),
-        },
-        addresses: addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>()?,
-        family,
-    })
-}
-
-fn restore(bed: &Bed, family: Family, document: &str) -> Result<()> {
-    let program = match family {
-        Family::V4 => "iptables-restore",
-        Family::V6 => "ip6tables-restore",
-    };
-    let mut command = Command::new(bed.options.variant.program(program));
-    command
-        .args(["--noflush", "-w", "5"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command.env("XTABLES_LOCKFILE", bed.dir().join("xtables-restored.lock"));
-    let output = bed.node_netns(OURS)?.run(|| -> std::io::Result<_> {
-        let mut child = command.spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(document.as_bytes())?;
-        }
-        child.wait_with_output()
-    })??;
-    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+/// kube-proxy's defaults and the bed's Pod networks, with the settings on top.
+pub(super) fn config(family: Family, settings: fn(&mut Config)) -> Config {
+    let networks = plan::cluster_networks(Families::DualStack).split(',');
+    let networks: Vec<IpNet> = networks.filter_map(|network| network.parse().ok()).collect();
+    let pods = networks.into_iter().find(|network| Family::of(network.addr()) == family);
+    let mut config = Config { detector: pods.map_or(Detector::None, Detector::Cidr), ..Config::default() };
+    settings(&mut config);
+    config
 }

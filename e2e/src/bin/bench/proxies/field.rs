@@ -1,9 +1,10 @@
 //! The field that proxies work on: a cluster with one node, Services with hand-made slices, and clients.
 //!
 //! Every Service has two endpoints, `old` or `new` ones; a change makes one of the other. Some Services lead to a `sink`, whose port is
-//! the bench's own: there the first packet of a flow is timed, without any wake-up.
+//! the bench's own: there the packets of a flow are timed, without any wake-up.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,12 +14,18 @@ use anyhow::{Context, Result, bail, ensure};
 use fairlead_e2e::{
     Bed, From, Options, PodSpec, Port,
     netns::Netns,
-    plan::Families,
-    programs::{Make, Variant},
+    pki,
+    plan::{self, Families},
+    programs::Variant,
+    wait,
 };
 use serde_json::{Value, json};
 
-use super::usage::Watch;
+use super::{
+    contestants::{Contestant, Mode},
+    holds::Guard,
+    usage::Watch,
+};
 use crate::report::Samples;
 
 const PORT: u16 = 8080;
@@ -32,7 +39,20 @@ const SINK_EVERY: usize = 25;
 const PACKETS: usize = 1_000;
 /// A lost packet is sent again after this.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// Clients ask no more often than this: each time is a new flow, and somebody who answers at once.
+const PAUSE: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_mins(4);
+
+/// Times of packets, from the client to the endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Packets {
+    /// The first of a flow, to a Service.
+    pub(crate) service: Samples,
+    /// The first of a flow, to the endpoint itself.
+    pub(crate) no_service: Samples,
+    /// The second of a flow, to a Service.
+    pub(crate) next: Samples,
+}
 
 /// A Service under test.
 struct Subject {
@@ -78,11 +98,39 @@ impl Field {
         Ok(field)
     }
 
+    /// How many Services there are.
+    pub(crate) fn services(&self) -> usize {
+        self.subjects.len() + self.sinks.len()
+    }
+
     /// Starts a program on the node.
-    pub(crate) fn start(&mut self, make: Make, variant: Variant, flags: &[&str]) -> Result<Watch> {
+    pub(crate) fn start(&mut self, contestant: &Contestant) -> Result<Watch> {
+        let Contestant { make, variant, mode, .. } = *contestant;
         (self.bed.options.programmer, self.bed.options.variant) = (make, variant);
-        self.bed.start_programmer(1, flags)?;
-        Ok(Watch::on(self.bed.programmer(1)?.process().id()))
+        let flag = match mode {
+            Mode::Default => None,
+            Mode::Shortest => Some("--iptables-min-sync-period=1ms".to_owned()),
+            Mode::Nftables => Some("--proxy-mode=nftables".to_owned()),
+            Mode::NftablesShortest => Some(format!("--config={}", self.nftables_configuration()?)),
+        };
+        self.bed.start_programmer(1, flag.as_deref().as_slice())?;
+        let pid = self.bed.programmer(1)?.process().id();
+        let lock = self.bed.dir().join(format!("xtables-{}.lock", self.bed.node(1)?.name));
+        let guard = if variant == Variant::Legacy { Guard::File(lock) } else { Guard::Children(pid) };
+        Ok(Watch::on(pid, guard))
+    }
+
+    /// With a file, kube-proxy takes nothing else from flags.
+    fn nftables_configuration(&self) -> Result<String> {
+        let configuration = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables",
+            "clientConnection": {"kubeconfig": self.bed.kubeconfig_of(pki::PROXY)},
+            "clusterCIDR": plan::cluster_networks(Families::V4), "hostnameOverride": self.bed.node(1)?.name,
+            "conntrack": {"maxPerCore": 0, "min": 0}, "nftables": {"minSyncPeriod": "1ms"},
+        });
+        let path = self.bed.dir().join("kube-proxy-nftables.json");
+        fs::write(&path, configuration.to_string())?;
+        Ok(path.display().to_string())
     }
 
     /// Ends it, and removes what it wrote.
@@ -117,24 +165,32 @@ impl Field {
         Ok(began.elapsed())
     }
 
-    /// The times of first packets to Services, and to no Service.
-    pub(crate) fn first_packets(&self) -> Result<[Samples; 2]> {
+    /// Sends the first two packets of many flows.
+    pub(crate) fn packets(&self) -> Result<Packets> {
         let direct = SocketAddr::new(self.address(SINK)?.into(), SINK_PORT);
-        Ok([self.send(|n| self.sinks[n * 37 % self.sinks.len()])?, self.send(|_| direct)?])
+        let [service, next] = self.send(|n| self.sinks[n * 37 % self.sinks.len()])?;
+        let [no_service, _] = self.send(|_| direct)?;
+        Ok(Packets { service, no_service, next })
     }
 
-    fn send(&self, target: impl Fn(usize) -> SocketAddr) -> Result<Samples> {
+    fn send(&self, target: impl Fn(usize) -> SocketAddr) -> Result<[Samples; 2]> {
         let sink = self.bed.namespace(From::Pod(SINK))?;
         let receiver = sink.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SINK_PORT)))??;
         receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let mut samples = Samples::default();
+        let mut samples = [Samples::default(), Samples::default()];
         for n in 0..PACKETS {
             let sender = self.client()?.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
-            let mut buffer = [0; 16];
-            let began = Instant::now();
-            sender.send_to(b"ping", target(n))?;
-            receiver.recv(&mut buffer)?;
-            samples.push(began.elapsed());
+            sender.set_read_timeout(Some(Duration::from_secs(2)))?;
+            for packets in &mut samples {
+                let mut buffer = [0; 16];
+                let began = Instant::now();
+                sender.send_to(b"ping", target(n))?;
+                let (_, from) = receiver.recv_from(&mut buffer)?;
+                packets.push(began.elapsed());
+                // With the answer the flow is established.
+                receiver.send_to(b"pong", from)?;
+                sender.recv(&mut buffer)?;
+            }
         }
         Ok(samples)
     }
@@ -167,9 +223,13 @@ fn await_answer(subject: &Subject) -> Result<()> {
         socket.connect(subject.address)?;
         let mut buffer = [0; 256];
         let answer = socket.send(b"who\n").and_then(|_| socket.recv(&mut buffer));
-        let text = String::from_utf8_lossy(buffer.get(..answer.unwrap_or_default()).unwrap_or_default());
+        let length = answer.unwrap_or_default();
+        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
         if wanted.iter().any(|server| text.starts_with(&format!("{server} "))) {
             return Ok(());
+        }
+        if length > 0 {
+            wait::watch(PAUSE);
         }
     }
     bail!("{} at {} does not lead to {wanted:?}", subject.name, subject.address)

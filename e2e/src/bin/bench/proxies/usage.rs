@@ -3,7 +3,7 @@
 use std::{
     fs,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -11,6 +11,8 @@ use std::{
 };
 
 use fairlead_e2e::wait;
+
+use super::holds::{Guard, Holds, Tally, children};
 
 /// Ticks of `/proc/<pid>/stat` per second; fixed at 100 on Linux.
 const TICKS: u64 = 100;
@@ -23,26 +25,36 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// The most that they had at one time, in bytes.
     pub(crate) peak_rss: u64,
+    /// How long others had to wait with rules of theirs.
+    pub(crate) holds: Holds,
 }
 
 /// Looks at a program until dropped.
 pub(crate) struct Watch {
     pid: u32,
     peak: Arc<AtomicU64>,
+    tally: Arc<Mutex<Tally>>,
     end: Arc<AtomicBool>,
 }
 
 impl Watch {
-    pub(crate) fn on(pid: u32) -> Self {
-        let watch = Self { pid, peak: Arc::default(), end: Arc::default() };
-        let (peak, end) = (Arc::clone(&watch.peak), Arc::clone(&watch.end));
+    pub(crate) fn on(pid: u32, guard: Guard) -> Self {
+        let watch = Self { pid, peak: Arc::default(), tally: Arc::default(), end: Arc::default() };
+        let peak = Arc::clone(&watch.peak);
+        watch.repeat(LOOK, move || _ = peak.fetch_max(rss_of_tree(pid), Ordering::Relaxed));
+        let tally = Arc::clone(&watch.tally);
+        watch.repeat(guard.period(), move || lock(&tally).look(guard.is_held()));
+        watch
+    }
+
+    fn repeat(&self, period: Duration, mut look: impl FnMut() + Send + 'static) {
+        let end = Arc::clone(&self.end);
         thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
-                peak.fetch_max(rss_of_tree(pid), Ordering::Relaxed);
-                wait::watch(LOOK);
+                look();
+                wait::watch(period);
             }
         });
-        watch
     }
 
     pub(crate) fn so_far(&self) -> Usage {
@@ -54,6 +66,7 @@ impl Watch {
         Usage {
             cpu: Duration::from_millis(ticks * 1000 / TICKS),
             peak_rss: self.peak.load(Ordering::Relaxed),
+            holds: lock(&self.tally).holds,
         }
     }
 }
@@ -64,14 +77,14 @@ impl Drop for Watch {
     }
 }
 
+/// What is counted stays right if another thread panicked.
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn rss_of_tree(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib: u64 = rss.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default();
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let children: Vec<u32> = children
-        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect();
-    (kib << 10) + children.into_iter().map(rss_of_tree).sum::<u64>()
+    (kib << 10) + children(pid).into_iter().map(rss_of_tree).sum::<u64>()
 }
