@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint tools build clean-bed need-root
+.PHONY: help demo test bench lint tools build clean-bed need-root chart image
 # Tools come before what is built with them.
 .NOTPARALLEL:
 
@@ -39,6 +39,16 @@ lint: $(DENY) ## Check formatting, clippy, documentation, licences and sources o
 
 tools: ## Build the genuine Kubernetes programs that the tests run on, once, outside the clone; install missing packages
 	@e2e/tools/build.sh
+	@e2e/helm/build.sh
+
+chart: build ## Make what is generated from the Helm chart: manifests/rendered, and the table of values in its README
+	@e2e/helm/build.sh
+	@$(TARGET)/debug/chart
+
+image: ## Build the container images as archives in target/images, from release binaries and Debian packages, without Docker
+	cargo build --release --bins -p fairlead-controller -p fairlead-programmer -p fairlead-cli $(LOCKED)
+	cargo build -p fairlead-images $(LOCKED)
+	@$(TARGET)/debug/image --programs $(TARGET)/release --packages $(CACHE)/packages --out $(TARGET)/images
 
 clean-bed: build ## Remove what killed tests and demos left behind; what is in use is left alone
 	@$(TARGET)/debug/clean-bed

@@ -131,7 +131,7 @@ impl<'a> PortRules<'a> {
             if first || self.commented { rule.because(&comment) } else { rule }
         };
         let mut rules = Vec::with_capacity(INLINED_ENDPOINTS);
-        for (rule, _, endpoint) in self.choices(self.internal_endpoints(), self.draw()) {
+        for (rule, _, endpoint) in choices(self.internal_endpoints(), self.draw()) {
             let rule = Rule { target: Some(Target::Dnat(endpoint.address)), ..rule };
             rules.push(explain(self.at(self.port.cluster_ip, rule), rules.is_empty()));
         }
@@ -206,17 +206,13 @@ impl<'a> PortRules<'a> {
         self.port.affinity.filter(|_| self.config.recent)
     }
 
-    /// One rule per endpoint, so that each is chosen equally often: 1/n, then 1/(n-1) of the rest, the last always.
-    fn choices<'h, T>(&self, endpoints: &'h [T], draw: Draw) -> impl Iterator<Item = (Rule, Draw, &'h T)> {
-        weighted(endpoints, draw, |_| 1)
-    }
-
     /// What it goes on with: one of the endpoints at random.
     fn choose<'h>(&self, hops: impl IntoIterator<Item = &'h Hop<'h>>, draw: Draw) -> Vec<Rule> {
         let hops: Vec<_> = hops.into_iter().collect();
-        let rules = self.choices(&hops, draw).map(|(rule, _, hop)| {
+        let rules = choices(&hops, draw).map(|(rule, _, hop)| {
             let rule = Rule { target: Some(hop.target()), ..rule };
-            let rule = if hop.chain.is_none() || draw != Draw::Random { self.of_protocol(rule) } else { rule };
+            let rule =
+                if hop.chain.is_none() || draw != Draw::Random { self.of_protocol(rule) } else { rule };
             self.endpoint_comment(rule, hop.endpoint)
         });
         rules.collect()
@@ -361,4 +357,9 @@ impl Hop<'_> {
         let list = self.chain.as_ref()?.as_str().into();
         Some(Match::Affinity { list, action })
     }
+}
+
+/// One rule per endpoint, so that each is chosen equally often: 1/n, then 1/(n-1) of the rest, the last always.
+fn choices<T>(endpoints: &[T], draw: Draw) -> impl Iterator<Item = (Rule, Draw, &T)> {
+    weighted(endpoints, draw, |_| 1)
 }

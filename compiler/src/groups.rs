@@ -78,7 +78,8 @@ impl Draw {
                     let ports = weight.saturating_mul(width) / total.max(1);
                     first.saturating_add(u16::try_from(ports).unwrap_or(u16::MAX))
                 };
-                let part = PortRange { first: edge(before).min(last), last: edge(before + own).saturating_sub(1) };
+                let part =
+                    PortRange { first: edge(before).min(last), last: edge(before + own).saturating_sub(1) };
                 let up_to = PortRange { first: 0, last: part.last };
                 let condition = Match::SourcePort { protocol, ports: up_to, negated: false };
                 (condition, Self::SourcePort(protocol, part))

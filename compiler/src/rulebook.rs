@@ -111,8 +111,7 @@ impl Rulebook {
         let written =
             |own: &Rule| own.to_string() == rule || adapted(own).iter().any(|own| own.to_string() == rule);
         let owns = |rules: &ServiceRules| {
-            rules.chains.contains_key(chain)
-                || rules.entries.values().flat_map(Entry::all_rules).any(|own| written(own))
+            rules.chains.contains_key(chain) || rules.entries.values().flat_map(Entry::all_rules).any(written)
         };
         self.services.iter().filter(|(_, rules)| owns(rules)).map(|(key, _)| key.clone()).collect()
     }

@@ -80,8 +80,7 @@ fn without_address_types(rule: Rule, config: &Config, facts: &NodeFacts) -> Vec<
         _ => None,
     };
     let Some(side) = rule.matches.iter().find_map(asked) else { return vec![rule] };
-    let rest: Vec<_> =
-        rule.matches.iter().filter(|condition| asked(condition).is_none()).cloned().collect();
+    let rest: Vec<_> = rule.matches.iter().filter(|condition| asked(condition).is_none()).cloned().collect();
     let rest = Rule { matches: rest, ..rule };
     let local = |net| match side {
         AddressSide::Source => Match::Source { net, negated: false },

@@ -28,11 +28,26 @@ impl Collector for Process {
             ("process_start_time_seconds", "Start of the process, in seconds since 1970", gauge, start),
             ("process_resident_memory_bytes", "Resident memory, in bytes", gauge, resident),
             ("process_virtual_memory_bytes", "Virtual memory, in bytes", gauge, virtual_size),
-            ("process_virtual_memory_max_bytes", "Limit of virtual memory, in bytes", gauge, facts.most_virtual),
+            (
+                "process_virtual_memory_max_bytes",
+                "Limit of virtual memory, in bytes",
+                gauge,
+                facts.most_virtual,
+            ),
             ("process_open_fds", "Open file descriptors", gauge, descriptors),
             ("process_max_fds", "Limit of open file descriptors", gauge, facts.most_descriptors),
-            ("process_network_receive_bytes_total", "Bytes received by this network namespace", counter, facts.received),
-            ("process_network_transmit_bytes_total", "Bytes sent by this network namespace", counter, facts.sent),
+            (
+                "process_network_receive_bytes_total",
+                "Bytes received by this network namespace",
+                counter,
+                facts.received,
+            ),
+            (
+                "process_network_transmit_bytes_total",
+                "Bytes sent by this network namespace",
+                counter,
+                facts.sent,
+            ),
         ] {
             if let Some(value) = value {
                 let metric = encoder.encode_descriptor(name, help, None, kind)?;

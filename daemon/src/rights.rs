@@ -120,8 +120,13 @@ impl Review {
     pub fn take(&mut self, answer: Answer) {
         match answer {
             Answer::Missing(now) => self.update(now),
-            Answer::None(reason) => return tracing::debug!("cannot ask for our rights: {reason}"),
-            Answer::Refused(reason) => tracing::debug!("the API server does not say what our rights are: {reason}"),
+            Answer::None(reason) => {
+                tracing::debug!("cannot ask for our rights: {reason}");
+                return;
+            }
+            Answer::Refused(reason) => {
+                tracing::debug!("the API server does not say what our rights are: {reason}")
+            }
         }
         self.known = true;
     }
@@ -191,7 +196,9 @@ async fn missing(client: &Client, needed: &[Right]) -> Answer {
             Ok(Err(error)) => {
                 let reason = failure::sentence(&error);
                 return match Class::of(&error) {
-                    Class::Forbidden | Class::NotFound | Class::Invalid | Class::Other => Answer::Refused(reason),
+                    Class::Forbidden | Class::NotFound | Class::Invalid | Class::Other => {
+                        Answer::Refused(reason)
+                    }
                     _ => Answer::None(reason),
                 };
             }

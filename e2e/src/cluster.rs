@@ -9,6 +9,7 @@
 pub mod cases;
 mod cgroups;
 mod control;
+pub mod install;
 pub mod judge;
 mod node;
 mod parts;
@@ -30,19 +31,19 @@ use crate::{
     pki,
     plan::{Families, Node},
     processes,
-    programs::{Controller, Make, Place, Programmer, Variant},
+    programs::{Controller, Make, Programmer, Variant},
     record::Record,
-    service_accounts,
     tools::Tools,
     wait,
 };
 
 use control::Control;
+use install::Install;
 use node::{DNS_ADDRESS, Kubelet, Site};
 pub use parts::Parts;
 
 /// How long nodes and Pods may take to be ready.
-const READY: Duration = Duration::from_mins(3);
+const READY: Duration = Duration::from_mins(2);
 
 /// Zones that nodes are spread over, in turn.
 const ZONES: u8 = 3;
@@ -58,16 +59,20 @@ pub struct Options {
     pub programmer: Make,
     /// Which iptables.
     pub variant: Variant,
+    /// How they are installed.
+    pub install: Install,
 }
 
 impl Options {
-    /// As the environment says: `FAIRLEAD_CONTROLLER`, `FAIRLEAD_PROGRAMMER` (`ours` or `genuine`), `FAIRLEAD_IPTABLES`.
+    /// As the environment says: `FAIRLEAD_CONTROLLER`, `FAIRLEAD_PROGRAMMER` (`ours` or `genuine`), `FAIRLEAD_IPTABLES`
+    /// (`nft` or `legacy`), `FAIRLEAD_INSTALL` (`processes` or `chart`).
     pub fn from_env(nodes: u8) -> Result<Self> {
         Ok(Self {
             nodes,
             controller: Make::from_env("FAIRLEAD_CONTROLLER")?,
             programmer: Make::from_env("FAIRLEAD_PROGRAMMER")?,
             variant: Variant::from_env()?,
+            install: Install::from_env()?,
         })
     }
 }
@@ -126,7 +131,10 @@ impl Cluster {
         self.start_kubelets()?;
         self.await_nodes()?;
         self.say("containerd and kubelet: all nodes are ready");
-        self.start_programs()?;
+        match self.options.install {
+            Install::Processes => install::start_processes(self)?,
+            Install::Chart => install::install_chart(self)?,
+        }
         self.say("the programs under test");
         self.start_dns()?;
         self.say("CoreDNS");
@@ -170,25 +178,6 @@ impl Cluster {
         }
         for node in &self.plan {
             self.await_condition("Node", "", &node.name, "Ready")?;
-        }
-        Ok(())
-    }
-
-    /// As plain processes on the hosts.
-    fn start_programs(&mut self) -> Result<()> {
-        let control = &self.control;
-        service_accounts::establish(&control.kubernetes, &control.pki)?;
-        let place = Place {
-            record: &self.record,
-            tools: &self.tools,
-            pki: &control.pki,
-            families: Families::V4,
-            variant: self.options.variant,
-        };
-        let controller = Controller::start(place, &self.network.control_plane, self.options.controller, &[])?;
-        self.controller = Some(controller);
-        for (node, namespace) in self.plan.iter().zip(&self.network.nodes) {
-            self.programmers.push(Programmer::start(place, namespace, node, self.options.programmer, &[])?);
         }
         Ok(())
     }

@@ -200,6 +200,8 @@ fn api_server_args(setup: &Setup<'_>, pki: &Pki) -> Vec<String> {
         ("service-account-signing-key-file", file("service-accounts.key")),
         ("storage-media-type", setup.media_type.into()),
         ("authorization-mode", "Node,RBAC".into()),
+        // As in real clusters: the programmer's init container is privileged.
+        ("allow-privileged", "true".into()),
         // Whoever makes others wait for what they own needs the right to; ours do.
         ("enable-admission-plugins", "OwnerReferencesPermissionEnforcement".into()),
         // No controller makes ServiceAccounts here, and no kubelet mounts their tokens.

@@ -38,7 +38,8 @@ impl Given {
         let mut all = Vec::new();
         for role in objects {
             for (at, rule) in role["rules"].as_array().into_iter().flatten().enumerate() {
-                let pairs = texts(&rule["resources"]).flat_map(|r| texts(&rule["verbs"]).map(move |v| (r, v)));
+                let pairs =
+                    texts(&rule["resources"]).flat_map(|r| texts(&rule["verbs"]).map(move |v| (r, v)));
                 for (resource, verb) in pairs {
                     let mut reduced = role.clone();
                     reduced["rules"] = without(&role["rules"], at, resource, verb);

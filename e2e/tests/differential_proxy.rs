@@ -6,11 +6,14 @@ use anyhow::{Result, ensure};
 use fairlead_compiler::Detector;
 use fairlead_e2e::{
     Bed, Options, cases,
-    differential::proxy::{self, Extent, Settings},
+    differential::proxy::{self, Extent, Fault, Settings},
     plan::Families,
-    programs::Make,
+    programs::{Make, Variant},
     suite,
 };
+
+const PLAIN: Settings =
+    Settings { flags: &[], config: |_| {}, variant: Variant::Nft, fault: Fault::None };
 
 fn main() -> ExitCode {
     let options =
@@ -36,14 +39,14 @@ fn compare(bed: &mut Bed, settings: Settings, seed: u64, states: usize) -> Resul
 }
 
 fn odd_shapes_fare_as_under_kube_proxy(bed: &mut Bed) -> Result<()> {
-    let report = proxy::run_odd_shapes(bed, Settings { flags: &[], config: |_| {} })?;
+    let report = proxy::run_odd_shapes(bed, PLAIN)?;
     println!("{report:?}");
     Ok(())
 }
 
 /// What the other cases say is worth no more than this.
 fn a_difference_is_found_and_told(bed: &mut Bed) -> Result<()> {
-    let settings = Settings { flags: &[], config: |config| config.masquerade_all = true };
+    let settings = Settings { config: |config| config.masquerade_all = true, ..PLAIN };
     let told = proxy::run(bed, settings, Extent { seed: 1, states: 1 })
         .map_or_else(|e| format!("{e:#}"), |_| String::new());
     let parts = ["FAIRLEAD_SEED=1", "kube-proxy: accepted", "ours: accepted", "masqueraded", "cluster IP"];
@@ -54,7 +57,7 @@ fn a_difference_is_found_and_told(bed: &mut Bed) -> Result<()> {
 }
 
 fn packets_fare_as_under_kube_proxy(bed: &mut Bed) -> Result<()> {
-    compare(bed, Settings { flags: &[], config: |_| {} }, 1, 60)
+    compare(bed, PLAIN, 1, 60)
 }
 
 fn packets_fare_as_under_kube_proxy_with_masquerade_all_and_few_node_port_addresses(
@@ -74,6 +77,7 @@ fn packets_fare_as_under_kube_proxy_with_masquerade_all_and_few_node_port_addres
             config.node_port_addresses.extend("172.30.0.0/24".parse::<ipnet::IpNet>());
             config.localhost_node_ports = false;
         },
+        ..PLAIN
     };
     compare(bed, settings, 2, 25)
 }
@@ -86,6 +90,7 @@ fn packets_fare_as_under_kube_proxy_with_a_bridge_and_without_bpf(bed: &mut Bed)
             // The fall-back for kernels without xt_bpf.
             config.bpf = false;
         },
+        ..PLAIN
     };
     compare(bed, settings, 3, 25)
 }

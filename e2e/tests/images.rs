@@ -34,25 +34,26 @@ fn packages() -> Result<PathBuf> {
     Ok(cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME")?.join("fairlead/packages"))
 }
 
-fn prepare(image: Image) -> Result<Recipe> {
-    let programs = tools::own_program("fairlead-programmer")?;
+fn prepare(image: Image, programs: &Path) -> Result<Recipe> {
     let packages = Packages::find(&packages()?, &Recipe::packages(&[image]))?;
-    Recipe::prepare(image, programs.parent().context("no folder")?, &packages, "0.0.0")
+    Recipe::prepare(image, programs, &packages, "0.0.0")
 }
 
 #[test]
 fn the_same_inputs_make_the_same_archive() -> Result<()> {
     let folder = Folder::new("archives")?;
+    // Any file will do.
+    fs::write(folder.0.join("fairlead-programmer"), "program")?;
     let mut made = Vec::new();
     for name in ["one.tar", "two.tar"] {
-        let recipe = prepare(Image::Programmer)?;
+        let recipe = prepare(Image::Programmer, &folder.0)?;
         let path = folder.0.join(name);
         let archived = write(&path, "fairlead/programmer:0.0.0", &recipe.layer, &recipe.config)?;
         made.push((archived, fs::read(path)?));
     }
     ensure!(made[0].0 == made[1].0, "{:?} and {:?}", made[0].0, made[1].0);
     ensure!(made[0].1 == made[1].1, "the archives differ");
-    let labels = prepare(Image::Programmer)?.config["Labels"]["dev.fairlead.packages"].to_string();
+    let labels = prepare(Image::Programmer, &folder.0)?.config["Labels"]["dev.fairlead.packages"].to_string();
     ensure!(labels.contains("iptables=") && labels.contains("libc6="), "{labels}");
     Ok(())
 }
@@ -82,13 +83,15 @@ fn programs_find_in_their_image_what_they_need() -> Result<()> {
         return Ok(());
     }
     let folder = Folder::new("roots")?;
+    let programs = tools::own_program("fairlead-programmer")?;
+    let programs = programs.parent().context("no folder")?;
     for (image, user, program) in [
         (Image::Controller, "65532", "fairlead-controller"),
         (Image::Programmer, "0", "fairlead-programmer"),
         (Image::Cli, "65532", "fairlead"),
     ] {
         let root = folder.0.join(image.name());
-        prepare(image)?.layer.lay_out(&root)?;
+        prepare(image, programs)?.layer.lay_out(&root)?;
         let version = run(&root, user, &format!("/usr/bin/{program} --version"))?;
         ensure!(version.starts_with(program), "{version}");
     }

@@ -98,10 +98,15 @@ impl<'a> Shadow<'a> {
         .with_context(|| self.process.log_tail(40))
     }
 
-    /// Waits until it has compared so many Services, and finds nothing to complain of.
-    fn agrees(&self, services: usize) -> Result<Value> {
+    /// Waits until it has compared so many Services, by at least so many packets (endpoints call themselves, so that their
+    /// number tells whether slices have arrived), and finds nothing to complain of.
+    fn agrees(&self, services: usize, packets: u64) -> Result<Value> {
         self.until("agreement", |report| {
             ensure!(report["families"]["IPv4"]["services"] == services, "expected {services} Services");
+            ensure!(
+                report["families"]["IPv4"]["packets"].as_u64() >= Some(packets),
+                "expected {packets} packets"
+            );
             ensure!(divergences(report).is_empty(), "divergences");
             Ok(())
         })
@@ -184,12 +189,11 @@ fn every_kind() -> Vec<Value> {
 fn services_of_every_kind_come_and_go_in_silence(bed: &mut Bed) -> Result<()> {
     let shadow = Shadow::start(bed, 1, &[])?;
     // The API server's own Service is there from the start.
-    shadow.agrees(1)?;
+    shadow.agrees(1, 4)?;
     bed.kubernetes().apply_all(&every_kind())?;
     bed.set_ingress("balanced", &["192.0.2.77".parse()?])?;
-    let report = shadow.agrees(8)?;
+    let report = shadow.agrees(8, 70)?;
     ensure!(report["families"]["IPv6"]["services"] == 4, "{report:#}");
-    ensure!(report["families"]["IPv4"]["packets"].as_u64() > Some(100), "{report:#}");
 
     for name in ["plain", "away"] {
         bed.kubernetes().delete("Service", "default", name, 0)?;
@@ -200,7 +204,7 @@ fn services_of_every_kind_come_and_go_in_silence(bed: &mut Bed) -> Result<()> {
         slice("empty", &[("10.244.1.32", HERE)]),
         service("external", json!({"externalIPs": ["198.51.100.8"], "type": "NodePort"})),
     ])?;
-    shadow.agrees(6)?;
+    shadow.agrees(6, 40)?;
     ensure!(shadow.metric("divergences_total")? == 0.0, "{}", shadow.process.log());
     ensure!(shadow.metric("comparisons_total")? > 2.0, "no comparisons");
     shadow.stop()
@@ -255,7 +259,7 @@ fn edited_rules_are_told_and_forgotten_when_they_are_mended(bed: &mut Bed) -> Re
     // It would mend a chain when it writes it the next time.
     bed.stop_programmer(1)?;
     let shadow = Shadow::start(bed, 1, &[])?;
-    shadow.agrees(4)?;
+    shadow.agrees(4, 15)?;
 
     let [moved, unmarked, flushed] = rules;
     let iptables = format!("{} -t nat", bed.options.variant.program("iptables"));
@@ -297,7 +301,7 @@ fn edited_rules_are_told_and_forgotten_when_they_are_mended(bed: &mut Bed) -> Re
     ensure!(told == found.len(), "{told} lines for {} divergences:\n{log}", found.len());
     // It compares everything when it starts.
     let kube_proxy = bed.launch_programmer(1, Make::Genuine, &[QUICK])?;
-    shadow.agrees(4)?;
+    shadow.agrees(4, 15)?;
     ensure!(shadow.metric("divergences")? == 0.0, "the gauge has not followed");
     ensure!(shadow.process.log().contains("divergence is over: default/moved"), "{}", shadow.process.log());
     shadow.stop()?;
@@ -308,7 +312,7 @@ fn edited_rules_are_told_and_forgotten_when_they_are_mended(bed: &mut Bed) -> Re
 /// What of a node a proxy could have changed.
 fn footprint(bed: &Bed) -> Result<[String; 4]> {
     let kernel = "sysctl net.ipv4.conf.all.route_localnet net.netfilter.nf_conntrack_tcp_timeout_close_wait \
-        net.netfilter.nf_conntrack_tcp_be_liberal; conntrack -L -p udp 2>/dev/null | grep -c 10.96.200.200";
+        net.netfilter.nf_conntrack_tcp_be_liberal; conntrack -L -p udp 2>/dev/null | grep -c src=10.244.1.99";
     let listening = "ss -Hlntu | awk '{print $1, $5}' | grep -v -e ':10356$' -e ':10349$' | sort";
     Ok([bed.save(1, Family::V4)?, bed.save(1, Family::V6)?, shell(bed, kernel)?, shell(bed, listening)?])
 }
@@ -316,21 +320,25 @@ fn footprint(bed: &Bed) -> Result<[String; 4]> {
 fn nothing_is_written_and_nothing_is_listened_on(bed: &mut Bed) -> Result<()> {
     bed.kubernetes().apply_all(&every_kind())?;
     bed.set_ingress("balanced", &["192.0.2.77".parse()?])?;
-    wait::until_ok("kube-proxy's rules", SETTLE, || rule(bed, &["-d 192.0.2.77/32", "-j KUBE-FW-"]))?;
+    // By then, it has written all of them.
+    Shadow::start(bed, 1, &[])?.agrees(8, 70)?;
     bed.stop_programmer(1)?;
-    // A flow that contradicts every rule, and a setting that we would change.
+    // A flow that no rule leads to any more, and a setting that we would change.
     shell(
         bed,
-        "conntrack -I -p udp -s 10.244.1.99 -d 10.96.200.200 --sport 1000 --dport 53 -t 600 \
-         --reply-src 10.244.2.99 --reply-dst 10.244.1.99 >/dev/null 2>&1\n\
-         sysctl -q net.ipv4.conf.all.route_localnet=0",
+        &format!(
+            "conntrack -I -p udp -s 10.244.1.99 -d {} --sport 1000 --dport 53 -t 600 --reply-src 10.244.2.99 \
+             --reply-dst 10.244.1.99 --reply-port-src 5353 --reply-port-dst 1000 2>&1\n\
+             sysctl -q net.ipv4.conf.all.route_localnet=0",
+            bed.cluster_ip("many")?
+        ),
     )?;
     let before = footprint(bed)?;
     let args = ["monitor".to_owned()];
     let monitor = bed.start_process(From::Node(1), "nft-monitor", "/usr/sbin/nft".as_ref(), &args, &[])?;
 
     let shadow = Shadow::start(bed, 1, &[])?;
-    shadow.agrees(8)?;
+    shadow.agrees(8, 70)?;
     // Changes that the other proxy does not follow: they are told, and that is all.
     bed.kubernetes().apply(&slice("plain", &[("10.244.2.55", THERE)]))?;
     bed.kubernetes().delete("Service", "default", "many", 0)?;
@@ -352,6 +360,12 @@ fn nothing_is_written_and_nothing_is_listened_on(bed: &mut Bed) -> Result<()> {
         ensure!(before == after, "before:\n{before}\nafter:\n{after}");
     }
     ensure!(monitor.log().is_empty(), "rules were changed:\n{}", monitor.log());
+    // It would have told.
+    shell(bed, "iptables -N BY-HAND\niptables -X BY-HAND")?;
+    wait::until_ok("the monitor to tell", SETTLE, || {
+        ensure!(monitor.log().contains("BY-HAND"), "{}", monitor.log());
+        Ok(())
+    })?;
     let events: Vec<Value> = bed.kubernetes().list("Event", "", "")?;
     let ours: Vec<_> =
         events.iter().filter(|event| event["reportingController"] == "fairlead-programmer").collect();

@@ -256,7 +256,7 @@ fn what_conntrack_calls_invalid_can_be_sent() -> Result<()> {
             ensure!(harness.send(&probe)?.destination() == Some(to), "the first of a connection");
             let damaged = harness.send(&probe.clone().of(Kind::Damaged))?;
             ensure!(damaged.is_dropped(), "damaged: {damaged}");
-            if protocol == Protocol::Tcp {
+            if protocol != Protocol::Udp {
                 for probe in [probe, Probe::new(Entry::Node, node, protocol, to)] {
                     let stray = harness.send(&probe.clone().of(Kind::Stray))?;
                     ensure!(stray.is_dropped(), "stray: {stray}");

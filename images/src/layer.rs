@@ -162,7 +162,9 @@ fn settled(path: &Path) -> Result<PathBuf> {
         match component {
             Component::Normal(name) => settled.push(name),
             Component::CurDir | Component::RootDir => {}
-            Component::ParentDir | Component::Prefix(_) => anyhow::bail!("{} leaves the image", path.display()),
+            Component::ParentDir | Component::Prefix(_) => {
+                anyhow::bail!("{} leaves the image", path.display())
+            }
         }
     }
     let merged = settled.iter().next().is_some_and(|first| MERGED.iter().any(|folder| first == *folder));
@@ -212,7 +214,10 @@ mod tests {
         };
         let (one, other) = (packed(1, 1), packed(2, 2));
         assert_eq!(tar_of(&one), tar_of(&other));
-        assert_eq!(one.nodes.keys().map(|path| path.display().to_string()).collect::<Vec<_>>(), ["usr", "usr/sbin", "usr/sbin/x"]);
+        assert_eq!(
+            one.nodes.keys().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+            ["usr", "usr/sbin", "usr/sbin/x"]
+        );
         assert!(matches!(one.nodes[Path::new("usr/sbin/x")], Node::File { executable: true, .. }));
     }
 

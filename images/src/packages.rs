@@ -89,7 +89,9 @@ fn parse_candidates(policy: &str) -> BTreeMap<String, String> {
         if let Some(package) = line.strip_suffix(':').filter(|line| !line.starts_with(' ')) {
             // With the architecture, where it is not this machine's own.
             name = package.split(':').next().unwrap_or(package);
-        } else if let Some(version) = line.trim().strip_prefix("Candidate: ").filter(|version| *version != "(none)") {
+        } else if let Some(version) =
+            line.trim().strip_prefix("Candidate: ").filter(|version| *version != "(none)")
+        {
             versions.insert(name.to_owned(), version.to_owned());
         }
     }

@@ -120,7 +120,8 @@ pub struct Recipe {
 impl Recipe {
     /// Names of the packages that these images need.
     pub fn packages(images: &[Image]) -> Vec<&'static str> {
-        let names: BTreeSet<_> = images.iter().flat_map(|image| image.packages()).map(|(name, _)| name).collect();
+        let names: BTreeSet<_> =
+            images.iter().flat_map(|image| image.packages()).map(|(name, _)| name).collect();
         names.into_iter().collect()
     }
 

@@ -3,15 +3,14 @@
 //! Invariants: whatever is missing on this host is told, in one line, before the API server is asked and before
 //! anything is written; the rules stay in place when the process ends, for whatever reason.
 
-use std::{env, fs, io, net::SocketAddr, path::PathBuf, process, sync::Arc};
+mod error;
+
+use std::{fs, net::SocketAddr, sync::Arc};
 
 use axum::Router;
-use clap::parser::ValueSource;
 use fairlead_daemon::{
-    admin::ListenError,
-    client::{ClientError, ClientFlags, Clients},
+    client::{ClientFlags, Clients},
     failure,
-    logging::LogFlags,
     metrics::Metrics as Registry,
     readiness::{Gate, Readiness},
     rights::{Review, Right, ask},
@@ -26,20 +25,21 @@ use kube_runtime::watcher;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinError, JoinSet},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use self::error::AgentError;
 use crate::{
     census::HealthPorts,
     cleanup,
-    configuration::{ConfigurationError, ConfigurationFile},
+    command::Command,
+    configuration::ConfigurationFile,
     configured::Configured,
     conntrack,
     events::{self, Events, Notice, Recorder},
     feed::{Change, Receivers, Services, Slices},
-    flags::{self, Flags, InapplicableFlags, WithoutEffect},
     health::Health,
     health_ports::HealthPortServers,
     interfaces,
@@ -47,9 +47,9 @@ use crate::{
     leftovers, limits,
     metrics::Metrics,
     netfilter::{self, Features, Netfilter, Tool, ToolError, Variant, counters, detect},
-    node_watch::{Audience, NoPodNetworks, NodeWatch},
+    node_watch::{Audience, NodeWatch},
     own_node::{Kernel, basis},
-    rival,
+    rival, sanity,
     sentinel::Sentinel,
     servers::{self, About, Server},
     settings::Settings,
@@ -60,128 +60,6 @@ use crate::{
 pub(crate) const WAITING_CHANGES: usize = 4096;
 /// What we call ourselves when we talk to the API server.
 pub(crate) const USER_AGENT: &str = concat!("fairlead-programmer/", env!("CARGO_PKG_VERSION"));
-
-/// Watches Services and EndpointSlices, and makes this node's packet filter forward Service traffic to endpoints.
-#[derive(clap::Parser, Clone, Debug)]
-#[command(name = "fairlead-programmer", version)]
-// As kube-proxy's flags behave.
-#[command(args_override_self = true, disable_version_flag = true)]
-#[command(mut_arg("kube_api_qps", |flag| flag.default_value("5")))]
-#[command(mut_arg("kube_api_burst", |flag| flag.default_value("10")))]
-pub struct Command {
-    #[command(flatten)]
-    pub(crate) flags: Flags,
-    #[command(flatten)]
-    inapplicable: InapplicableFlags,
-    /// Filled in by [`Command::parse`].
-    #[arg(skip)]
-    pub(crate) without_effect: WithoutEffect,
-    #[command(flatten)]
-    pub(crate) client: ClientFlags,
-    #[command(flatten)]
-    pub(crate) log: LogFlags,
-    /// Which of those two were given, by flag or environment. Filled in by [`Command::parse`].
-    #[arg(skip)]
-    pub(crate) own_log: OwnLog,
-    /// Every flag and its value. Filled in by [`Command::parse`].
-    #[arg(skip)]
-    given: Vec<(String, String)>,
-    /// Print the version, then exit.
-    #[arg(short = 'V', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
-    version: Option<String>,
-}
-
-/// Which of our own flags about logs were given.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OwnLog {
-    pub(crate) level: bool,
-    pub(crate) format: bool,
-}
-
-impl Command {
-    /// Reads the command line; ends the process with a message if it cannot be read, or if only the version is asked for.
-    pub fn parse() -> Self {
-        let matches = <Self as clap::CommandFactory>::command().get_matches_from(flags::arguments(env::args_os()));
-        let command = match <Self as clap::FromArgMatches>::from_arg_matches(&matches) {
-            Ok(command) => command,
-            Err(error) => error.exit(),
-        };
-        // --version=raw is the same here.
-        if command.version.as_deref().is_some_and(|version| version != "false") {
-            println!("fairlead-programmer {}", env!("CARGO_PKG_VERSION"));
-            process::exit(0);
-        }
-        let given = |id| !matches!(matches.value_source(id), None | Some(ValueSource::DefaultValue));
-        Self {
-            without_effect: WithoutEffect::of(&matches),
-            own_log: OwnLog { level: given("log_level"), format: given("log_format") },
-            given: flags::all(&<Self as clap::CommandFactory>::command(), &matches),
-            ..command
-        }
-    }
-}
-
-/// Why the node agent ended.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// Flags that cannot be used, one per line.
-    #[error("{0}")]
-    Flags(String),
-    /// The configuration file cannot be used.
-    #[error(transparent)]
-    Configuration(#[from] ConfigurationError),
-    /// The configuration file says something else now. Whoever supervises us starts us again, as with kube-proxy.
-    #[error("the configuration {} changed: ending, to be started again with it", .0.display())]
-    ConfigurationChanged(PathBuf),
-    /// The packet filter cannot be used.
-    #[error("cannot use the packet filter")]
-    Netfilter(#[source] ToolError),
-    /// There is no client.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Signals cannot be listened to.
-    #[error("cannot listen to signals")]
-    Signals(#[source] io::Error),
-    /// An address is taken, and `--bind-address-hard-fail` is set.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The Node lacks what rules need.
-    #[error(transparent)]
-    Node(#[from] NoPodNetworks),
-    /// The configuration could not be printed.
-    #[error("cannot print the configuration")]
-    Dump(#[source] serde_json::Error),
-    /// The configuration could not be written.
-    #[error("cannot write the configuration to {}", path.display())]
-    Write {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Rules could not be removed; the log says which.
-    #[error("{0} problems while removing rules")]
-    Cleanup(usize),
-    /// A task ended with a panic.
-    #[error("a task ended unexpectedly")]
-    Task(#[from] JoinError),
-}
-
-impl AgentError {
-    /// Exit code: 2 for bad input, 1 for everything else.
-    pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Flags(_) | Self::Configuration(_)) { 2 } else { 1 }
-    }
-
-    /// The error and its causes in one line (one line for each flag that is wrong).
-    pub fn sentence(&self) -> String {
-        match self {
-            Self::Flags(lines) => lines.clone(),
-            other => failure::chain(other),
-        }
-    }
-}
 
 /// Does what the command line says.
 pub async fn run(command: Command) -> Result<(), AgentError> {
@@ -260,6 +138,10 @@ async fn serve(
     let Configured { settings, effective, file, .. } = configured;
     let shutdown = shutdown::on_signal().map_err(AgentError::Signals)?;
     let tools = tools(&settings).await?;
+    let families: Vec<_> = tools.iter().map(|(family, _)| *family).collect();
+    for advice in sanity::check(&settings, &families).map_err(AgentError::Flags)? {
+        warn!("{advice}");
+    }
     let clients = client.clients(USER_AGENT).await?;
     info!(node = settings.node_name, server = clients.server(), "starting");
     limits::apply(&settings.conntrack);
@@ -545,7 +427,13 @@ impl Agent {
         });
     }
 
-    pub(crate) fn start_feeds(&mut self, receivers: &Receivers, client: &Client, services: Gate, slices: Gate) {
+    pub(crate) fn start_feeds(
+        &mut self,
+        receivers: &Receivers,
+        client: &Client,
+        services: Gate,
+        slices: Gate,
+    ) {
         let config = watcher::Config::default()
             .labels(&format!("!{}", labels::SERVICE_PROXY_NAME))
             .fields("spec.clusterIP!=None");

@@ -12,7 +12,8 @@ use fairlead_objects::KubeProxyConfiguration;
 use tracing::warn;
 
 use crate::{
-    agent::{AgentError, Command},
+    agent::AgentError,
+    command::Command,
     configuration::{ConfigurationFile, GATES},
     flags::WithoutEffect,
     settings::{LogSettings, Settings},
@@ -64,9 +65,13 @@ impl Configured {
         }
         let without_file = self.file.is_none();
         let gates = self.effective.feature_gates.iter().flat_map(|gates| gates.keys());
-        let gates: Vec<_> = gates.filter(|gate| !GATES.contains(&gate.as_str())).map(String::as_str).collect();
+        let gates: Vec<_> =
+            gates.filter(|gate| !GATES.contains(&gate.as_str())).map(String::as_str).collect();
         if without_file && !gates.is_empty() {
-            warn!("these feature gates of --feature-gates do not apply and have no effect: {}", gates.join(", "));
+            warn!(
+                "these feature gates of --feature-gates do not apply and have no effect: {}",
+                gates.join(", ")
+            );
         }
     }
 
@@ -112,7 +117,10 @@ impl WithoutEffect {
         for (flags, told) in [
             (&self.inapplicable, "these flags do not apply and have no effect"),
             (&self.overridden, "these flags have no effect together with --config"),
-            (&self.deprecated, "these flags are deprecated; use --healthz-bind-address and --metrics-bind-address"),
+            (
+                &self.deprecated,
+                "these flags are deprecated; use --healthz-bind-address and --metrics-bind-address",
+            ),
         ] {
             if !flags.is_empty() {
                 warn!("{told}: {}", flags.join(", "));

@@ -79,7 +79,7 @@ impl Events {
 /// Who tells the API server, on behalf of one node.
 #[derive(Clone)]
 pub struct Recorder {
-    recorder: events::Recorder,
+    api: events::Recorder,
     node: String,
     throttle: Arc<Throttle>,
 }
@@ -88,8 +88,8 @@ impl Recorder {
     /// For `node`, at the pace of `throttle`.
     pub fn new(client: Client, node: &str, throttle: Throttle) -> Self {
         let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(node.to_owned()) };
-        let recorder = events::Recorder::new(client, reporter);
-        Self { recorder, node: node.to_owned(), throttle: Arc::new(throttle) }
+        let api = events::Recorder::new(client, reporter);
+        Self { api, node: node.to_owned(), throttle: Arc::new(throttle) }
     }
 
     /// Tells one notice, or gives up.
@@ -108,7 +108,7 @@ impl Recorder {
             secondary: None,
         };
         self.throttle.acquire().await;
-        match timeout(PATIENCE, self.recorder.publish(&event, &reference)).await {
+        match timeout(PATIENCE, self.api.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(?subject, reason, %error, "Event is refused"),
             Err(_) => debug!(?subject, reason, "Event is not accepted in time"),

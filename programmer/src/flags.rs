@@ -16,11 +16,11 @@ use fairlead_objects::{
     proxy_configuration::{ClientConnection, Conntrack, DetectLocal, Iptables, Ipvs, Logging},
 };
 
+use self::values::{boolean, gates, with_port};
 pub use self::{
     effect::{InapplicableFlags, WithoutEffect, all, arguments},
     values::Gates,
 };
-use self::values::{boolean, gates, with_port};
 use crate::netfilter::Variant;
 
 /// Settings of the node agent.

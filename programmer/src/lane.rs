@@ -66,6 +66,8 @@ pub enum Cause {
     Failure,
     /// Another program flushed our tables.
     Flush,
+    /// Another program changed our rules, and the repair failed.
+    Drift,
     /// It is time again.
     Period,
 }
@@ -77,6 +79,7 @@ impl Cause {
             Self::Start => "start",
             Self::Failure => "failure",
             Self::Flush => "flush",
+            Self::Drift => "drift",
             Self::Period => "period",
         }
     }
@@ -374,7 +377,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             return;
         };
         info!(%family, cause = cause.as_str(), documents, chains, deleted, jumps, milliseconds, "full sync");
-        if matches!(cause, Cause::Flush | Cause::Period) && !report.drift.is_nothing() {
+        if matches!(cause, Cause::Flush | Cause::Drift | Cause::Period) && !report.drift.is_nothing() {
             self.repaired(report);
         }
     }

@@ -30,6 +30,7 @@
 pub mod agent;
 pub mod census;
 pub mod cleanup;
+pub mod command;
 pub mod configuration;
 mod configured;
 pub mod conntrack;
@@ -50,8 +51,9 @@ pub mod netlink;
 pub mod node_watch;
 pub mod own_node;
 pub mod quarantine;
-pub mod schedule;
 mod rival;
+pub mod sanity;
+pub mod schedule;
 pub mod sentinel;
 pub mod servers;
 pub mod settings;

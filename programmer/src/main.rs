@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use fairlead_programmer::agent::{self, Command};
+use fairlead_programmer::{agent, command::Command};
 
 #[tokio::main]
 async fn main() -> ExitCode {

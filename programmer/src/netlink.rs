@@ -26,6 +26,7 @@ const BATCH_END: u16 = 0x11;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
+const EXCLUSIVE: u16 = 0x200;
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// Flags in the type of an attribute: it holds attributes, it is in network byte order.
 const NESTED: u16 = 1 << 15;
@@ -189,13 +190,22 @@ fn outcome(body: &[u8]) -> io::Result<()> {
 #[derive(Clone, Debug)]
 pub struct Request {
     kind: u16,
+    /// Besides those that say what kind of request it is.
+    flags: u16,
     body: Vec<u8>,
 }
 
 impl Request {
     /// Of this type, with the fixed part of its subsystem.
     pub fn new(kind: u16, fixed: &[u8]) -> Self {
-        Self { kind, body: fixed.to_vec() }
+        Self { kind, flags: 0, body: fixed.to_vec() }
+    }
+
+    /// That fails where it would otherwise be content with what is there or is not.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.flags |= EXCLUSIVE;
+        self
     }
 
     /// With an attribute.
@@ -218,7 +228,7 @@ impl Request {
         let mut bytes = Vec::with_capacity(HEADER + self.body.len());
         bytes.extend(length.to_ne_bytes());
         bytes.extend(self.kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
+        bytes.extend((self.flags | flags).to_ne_bytes());
         bytes.extend([0; 8]); // sequence number and port: the kernel fills in ours
         bytes.extend(&self.body);
         bytes

@@ -184,11 +184,7 @@ mod tests {
         settings::{NodePortAddresses, testing},
     };
 
-    const KERNEL: Kernel = Kernel {
-        features: Features::ALL,
-        liberal_tcp: false,
-        route_localnet: true,
-    };
+    const KERNEL: Kernel = Kernel { features: Features::ALL, liberal_tcp: false, route_localnet: true };
 
     fn node(zone: &str, spec: &serde_json::Value) -> NodeObject {
         builders::object(json!({
@@ -278,5 +274,10 @@ mod tests {
         let config = bench.next().await.config;
         assert_eq!(config.detector, fairlead_compiler::Detector::Cidr("10.1.0.0/24".parse().unwrap()));
         assert_eq!(config.node_port_addresses, ["192.168.0.2/32".parse().unwrap()]);
+        // Where kube-proxy ends, to be started again.
+        bench.tell(vec![Event::Apply(self::node("a", &json!({"podCIDRs": ["10.2.0.0/24"]})))]).await;
+        let config = bench.next().await.config;
+        assert_eq!(config.detector, fairlead_compiler::Detector::Cidr("10.2.0.0/24".parse().unwrap()));
+        assert!(!bench.task.is_finished());
     }
 }

@@ -119,7 +119,10 @@ mod tests {
         let watching = async {
             gate.attempted().await;
             let told = readiness.to_string();
-            assert!(told.contains("kube-proxy") && told.contains(&format!("{address}/proxyMode answers ipvs")), "{told}");
+            assert!(
+                told.contains("kube-proxy") && told.contains(&format!("{address}/proxyMode answers ipvs")),
+                "{told}"
+            );
             assert!(!readiness.is_ready());
             drop(end);
         };

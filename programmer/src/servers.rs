@@ -141,9 +141,8 @@ pub fn metrics_routes(registry: Registry, about: &About) -> Router {
     let configz = any(move || std::future::ready(respond(StatusCode::OK, JSON, configz.clone())));
     let ping = Ping::default();
     let (checked, slis) = (ping.clone(), ping);
-    let healthz = move |RawQuery(query): RawQuery| {
-        std::future::ready(checked.answer(&query.unwrap_or_default()))
-    };
+    let healthz =
+        move |RawQuery(query): RawQuery| std::future::ready(checked.answer(&query.unwrap_or_default()));
     let second = started.as_second();
     let routes = Router::new()
         .route("/metrics", any(move || std::future::ready(exposition(&registry, second))))

@@ -89,7 +89,8 @@ fn open_socket_follows_endpoints_and_strangers_are_left_alone() {
 fn one_way_flows_end_with(test: &str, end: impl Fn(&Place) -> Change) {
     everywhere(test, async |place, variant| {
         let sink = Sink::at(place.endpoint(1).ip());
-        let node = Node::start(place.family, variant, [place.service(), place.slice_at(sink.port, &[1])]).await;
+        let node =
+            Node::start(place.family, variant, [place.service(), place.slice_at(sink.port, &[1])]).await;
         let clients = clients(place);
         let goes_there = |client: &Client| {
             client.send();
@@ -234,10 +235,16 @@ fn flows_wait_for_the_rules_when_these_fail_first() {
 #[test]
 fn change_of_the_service_alone_is_enough_for_its_flows() {
     everywhere("change_of_the_service_alone_is_enough_for_its_flows", async |place, variant| {
-        let without = place.service_with(json!({"type": "ClusterIP", "ports": [{"port": 53, "protocol": "UDP"}]}));
+        let without =
+            place.service_with(json!({"type": "ClusterIP", "ports": [{"port": 53, "protocol": "UDP"}]}));
         let node = Node::start(place.family, variant, [without, place.slice(&[1])]).await;
         let external = SocketAddr::new(place.stranger.ip(), 53);
-        let clients = [place.client(place.node_port), place.pod(place.node_port), place.client(external), place.pod(external)];
+        let clients = [
+            place.client(place.node_port),
+            place.pod(place.node_port),
+            place.client(external),
+            place.pod(external),
+        ];
         for client in &clients {
             client.send();
         }

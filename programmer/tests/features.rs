@@ -84,7 +84,9 @@ fn host(family: Family) {
         shell(&format!("ip {v6} addr add {ip} dev lo{nodad}"));
     }
     // A way out, so that the host finds a route before the destination is rewritten.
-    shell("ip link show out0 || { ip link add out0 type veth peer name out1; ip link set out0 up; ip link set out1 up; }");
+    shell(
+        "ip link show out0 || { ip link add out0 type veth peer name out1; ip link set out0 up; ip link set out1 up; }",
+    );
     shell(&format!("ip {v6} route add {net} dev out0 src {}", address(family)));
     for ip in endpoints {
         let listener = TcpListener::bind(SocketAddr::new(ip.parse().unwrap(), 8080)).unwrap();
@@ -118,7 +120,8 @@ fn changes(family: Family) -> Vec<Change> {
         slice.address_type = serde_json::from_value(family.as_str().into()).unwrap();
         Change::Slice(Arc::new(slice))
     };
-    let node_port = json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
+    let node_port =
+        json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
     let affinity = json!({"sessionAffinity": "ClientIP",
                           "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}}});
     vec![
@@ -256,15 +259,27 @@ fn packets_are_counted_and_the_count_outlives_the_rules() {
         registry.register(|registry| {
             netfilter::metrics::register(registry, &[(Family::V4, Features::ALL.without(Feature::Bpf))]);
         });
-        assert_eq!(scraped(&registry, "fairlead_kernel_feature{feature=\"bpf\",ip_family=\"IPv4\"}"), Some(0));
-        assert_eq!(scraped(&registry, "fairlead_kernel_feature{feature=\"nfacct\",ip_family=\"IPv4\"}"), Some(1));
+        assert_eq!(
+            scraped(&registry, "fairlead_kernel_feature{feature=\"bpf\",ip_family=\"IPv4\"}"),
+            Some(0)
+        );
+        assert_eq!(
+            scraped(&registry, "fairlead_kernel_feature{feature=\"nfacct\",ip_family=\"IPv4\"}"),
+            Some(1)
+        );
         assert_eq!(scraped(&registry, LOCALHOST), None);
         let mut expected = 0;
         for variant in VARIANTS {
             let node = Node::start(Family::V4, variant, changes(Family::V4)).await;
             let save = shell(&format!("{}-save", program(Family::V4, variant)));
-            assert!(save.contains("--ctstate INVALID -m nfacct --nfacct-name  ct_state_invalid_dropped_pkts"), "{save}");
-            assert_eq!((scraped(&registry, LOCALHOST), scraped(&registry, INVALID)), (Some(expected), Some(0)));
+            assert!(
+                save.contains("--ctstate INVALID -m nfacct --nfacct-name  ct_state_invalid_dropped_pkts"),
+                "{save}"
+            );
+            assert_eq!(
+                (scraped(&registry, LOCALHOST), scraped(&registry, INVALID)),
+                (Some(expected), Some(0))
+            );
             ask("127.0.0.1", 30080).unwrap();
             ask(address(Family::V4), 30080).unwrap();
             expected += 1;

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
+    env, fs,
     process::{Child, Command},
     sync::Arc,
     time::{Duration, Instant},
@@ -66,13 +66,29 @@ fn services(family: Family) -> Vec<Change> {
     let shapes = [
         ("plain", 3, json!({})),
         ("crowded", 70, json!({})),
-        ("sticky", 2, json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}})),
-        ("balanced", 2, json!({"type": "LoadBalancer", "ports": ports(30080), "externalIPs": [external(1)],
-                               "loadBalancerSourceRanges": [range]})),
-        ("local", 2, json!({"type": "NodePort", "ports": ports(30081), "externalIPs": [external(2)],
-                            "externalTrafficPolicy": "Local"})),
-        ("remote", 2, json!({"type": "NodePort", "ports": ports(30082), "externalIPs": [external(3)],
-                             "externalTrafficPolicy": "Local"})),
+        (
+            "sticky",
+            2,
+            json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}),
+        ),
+        (
+            "balanced",
+            2,
+            json!({"type": "LoadBalancer", "ports": ports(30080), "externalIPs": [external(1)],
+                               "loadBalancerSourceRanges": [range]}),
+        ),
+        (
+            "local",
+            2,
+            json!({"type": "NodePort", "ports": ports(30081), "externalIPs": [external(2)],
+                            "externalTrafficPolicy": "Local"}),
+        ),
+        (
+            "remote",
+            2,
+            json!({"type": "NodePort", "ports": ports(30082), "externalIPs": [external(3)],
+                             "externalTrafficPolicy": "Local"}),
+        ),
         ("empty", 0, json!({"externalIPs": [external(4)]})),
     ];
     let mut changes = Vec::new();
@@ -258,7 +274,8 @@ async fn damage_rules(family: Family, variant: Variant) {
     let mut ward = Ward::open(family, variant).await;
     let nobody = address(family, "external", 99);
     // Of a size that no rule of ours has.
-    let edited = format!("-s {nobody} -m comment --comment edited -m mark --mark 0x99 -m addrtype --src-type LOCAL");
+    let edited =
+        format!("-s {nobody} -m comment --comment edited -m mark --mark 0x99 -m addrtype --src-type LOCAL");
     let mut times = Vec::new();
     for rule in one_of_each_kind(&ward.tool) {
         let Rule { place, number, text } = &rule;
@@ -276,7 +293,8 @@ async fn damage_rules(family: Family, variant: Variant) {
             shell(&format!("{command} -R {chain} {number} {edited} -j {target}"));
             times.push(within(PROMISE, &what("edited"), || rules(&ward.tool).iter().any(same)).await);
             ward.differences += 1;
-            ward.damage(&what("left"), &[], &format!("{command} -D {chain} {edited} -j {target}"), PROMISE).await;
+            ward.damage(&what("left"), &[], &format!("{command} -D {chain} {edited} -j {target}"), PROMISE)
+                .await;
         } else {
             let edit = format!("{command} -R {chain} {number} {edited} -j RETURN");
             times.push(ward.damage(&what("edited"), places, &edit, PROMISE).await);
@@ -358,7 +376,9 @@ fn disasters(tool: &str) -> Vec<(&'static str, String)> {
 #[test]
 fn flushed_tables_and_restores_of_others_are_repaired() {
     in_namespace("flushed_tables_and_restores_of_others_are_repaired", async || {
-        for (family, variant) in FAMILIES.into_iter().flat_map(|family| VARIANTS.map(|variant| (family, variant))) {
+        for (family, variant) in
+            FAMILIES.into_iter().flat_map(|family| VARIANTS.map(|variant| (family, variant)))
+        {
             let ward = Ward::open(family, variant).await;
             for (what, script) in disasters(&ward.tool) {
                 let counted = ward.counted();
@@ -374,24 +394,129 @@ fn flushed_tables_and_restores_of_others_are_repaired() {
     });
 }
 
-/// Callers lead to a chain by its number, so a renamed one goes on working, as long as it is not needed by its name.
+/// Chains and rules as they should be, and others.
+fn has_all_of(ward: &Ward) -> bool {
+    let now = saved(&ward.tool);
+    ward.healthy.iter().all(|line| now.contains(line))
+}
+
+/// Callers lead to a chain by its number, so a renamed one goes on working, until it is needed by its name.
 #[test]
-fn renamed_chain_is_made_anew() {
-    in_namespace("renamed_chain_is_made_anew", async || {
+fn renamed_chain_is_made_anew_nft() {
+    in_namespace("renamed_chain_is_made_anew_nft", async || {
+        for family in FAMILIES {
+            let ward = Ward::open(family, Variant::Nft).await;
+            shell(&format!("{} -t nat -E KUBE-MARK-MASQ KEPT", ward.tool));
+            within(PROMISE, "renamed", || has_all_of(&ward)).await;
+            ward.node.stop().await;
+        }
+    });
+}
+
+/// A renamed chain, and an edited rule, change neither number nor size.
+#[test]
+fn edit_that_keeps_all_counts_is_repaired_within_half_a_minute_legacy() {
+    in_namespace("edit_that_keeps_all_counts_is_repaired_within_half_a_minute_legacy", async || {
+        let wards = [Ward::open(Family::V4, Variant::Legacy).await, Ward::open(Family::V6, Variant::Legacy).await];
+        for Ward { tool, node, .. } in &wards {
+            let is_dnat = |rule: &Rule| rule.text.contains("--to-destination");
+            let Rule { place: (_, chain), number, text } = rules(tool).into_iter().find(is_dnat).unwrap();
+            let (text, _) = text.split_once("--to-destination").unwrap();
+            let elsewhere = match node.family {
+                Family::V4 => "192.0.2.1:8080",
+                Family::V6 => "[2001:db8:2::1]:8080",
+            };
+            shell(&format!("{tool} -w 5 -t nat -R {chain} {number} {text} --to-destination {elsewhere}"));
+            shell(&format!("{tool} -w 5 -t nat -E KUBE-MARK-MASQ KEPT"));
+        }
+        assert!(!wards.iter().any(has_all_of));
+        for ward in &wards {
+            within(LONG_PROMISE, "edited", || has_all_of(ward)).await;
+        }
+    });
+}
+
+#[test]
+fn what_others_do_to_their_own_chains_costs_nothing() {
+    in_namespace("what_others_do_to_their_own_chains_costs_nothing", async || {
+        let node = Node::start(Family::V4, Variant::Nft, services(Family::V4)).await;
+        let endpoint = address(Family::V4, "pod", 999);
+        node.tell(slice(Family::V4, "plain", 999, 1)).await;
+        until("our own change", || saved("iptables-nft").iter().any(|(_, line)| line.contains(&endpoint))).await;
+        for number in 0..20 {
+            shell(&format!(
+                "iptables-nft -t nat -N DOCKER-{number}; iptables-nft -t nat -A DOCKER-{number} -j RETURN"
+            ));
+        }
+        // A foreign rule in a chain that leads to ours is looked at, and stays. Had anything before been noticed, it would
+        // have been looked at by now.
+        shell("iptables-nft -t nat -I PREROUTING -j DOCKER-1");
+        let name = "fairlead_verification_duration_seconds_count";
+        within(PROMISE, "looked at", || node.metric(name) > 0).await;
+        assert_eq!(node.metric(name), 1, "neither their changes nor our own are read back");
+        let jump = ("nat".to_owned(), "-A PREROUTING -j DOCKER-1".to_owned());
+        assert!(saved("iptables-nft").contains(&jump));
+        node.stop().await;
+    });
+}
+
+/// Ends its process when it goes.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Both families share the lock.
+#[test]
+fn repair_waits_for_the_lock_and_comes_right_after_it_legacy() {
+    in_namespace("repair_waits_for_the_lock_and_comes_right_after_it_legacy", async || {
+        let wards = [Ward::open(Family::V4, Variant::Legacy).await, Ward::open(Family::V6, Variant::Legacy).await];
+        let lock = env::var("XTABLES_LOCKFILE").unwrap();
+        let holder = Command::new("flock").args(["--no-fork", lock.as_str(), "sleep", "60"]).spawn().unwrap();
+        let holder = Holder(holder);
+        until("the lock is taken", || shell(&format!("flock -n {lock} echo free || true")).is_empty()).await;
+        for Ward { tool, .. } in &wards {
+            shell(&format!("XTABLES_LOCKFILE={lock}.other {tool} -t nat -F KUBE-POSTROUTING; rm -f {lock}.other"));
+        }
+        // Longer than our own programs wait for the lock, twice.
+        for ward in &wards {
+            until("they give up", || ward.node.metric_of("fairlead_sync_failures_total", "busy") >= 2).await;
+        }
+        drop(holder);
+        for ward in &wards {
+            ward.healed("lock held", PROMISE).await;
+            assert_eq!(ward.node.metric_of("fairlead_full_syncs_total", "flush"), 0, "a taken lock is no flush");
+            until("counted", || ward.counted() == 1).await;
+        }
+    });
+}
+
+#[test]
+fn what_was_different_is_logged() {
+    in_namespace("what_was_different_is_logged", async || {
+        let path = env::temp_dir().join(format!("fairlead-log-{}", std::process::id()));
+        let file = Arc::new(fs::File::create(&path).unwrap());
+        tracing_subscriber::fmt().with_ansi(false).with_writer(file).init();
         for family in FAMILIES {
             for variant in VARIANTS {
                 let ward = Ward::open(family, variant).await;
-                let tool = &ward.tool;
-                shell(&format!("{tool} -w 5 -t nat -E KUBE-MARK-MASQ KEPT"));
-                let promise = if variant == Variant::Nft { PROMISE } else { LONG_PROMISE };
-                let own = |line: &&(String, String)| !line.1.contains("KEPT");
-                within(promise, "renamed", || {
-                    let now = saved(tool);
-                    now.iter().filter(own).eq(&ward.healthy)
-                })
-                .await;
+                shell(&format!("{0} -w 5 -t nat -F KUBE-POSTROUTING; {0} -w 5 -D FORWARD 1", ward.tool));
+                ward.healed("flushed", PROMISE).await;
+                until("counted", || ward.counted() == 2).await;
+                let log = fs::read_to_string(&path).unwrap();
+                let told = log.lines().filter(|line| line.contains("another program changed the rules"));
+                let told: String = told.filter(|line| line.contains(&format!("family={family}"))).collect();
+                for different in ["nat KUBE-POSTROUTING changed", "filter FORWARD without a jump of ours"] {
+                    assert!(told.contains(different), "{different}: {log}");
+                }
                 ward.close().await;
+                fs::write(&path, "").unwrap();
             }
         }
+        fs::remove_file(path).unwrap();
     });
 }

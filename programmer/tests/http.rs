@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 use std::{
+    env, fs,
+    io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -57,7 +59,8 @@ impl Servers {
     /// Puts things into the state that the record calls so.
     fn set(&mut self, title: &str) {
         let node = |taints: Value| {
-            builders::object::<NodeObject>(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}})).into()
+            builders::object::<NodeObject>(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}}))
+                .into()
         };
         let mut health = self.health.lock();
         match title {
@@ -81,7 +84,10 @@ impl Servers {
                 let endpoints = if other.contains("3 local") { 3 } else { 0 };
                 let wanted = HealthPort { port: self.port, endpoints };
                 let services = [(ServiceKey::new("ns1", "svc1"), wanted)].into();
-                assert!(self.ports.reconcile(&HealthPorts { addresses: vec![Ipv4Addr::LOCALHOST.into()], services }));
+                assert!(
+                    self.ports
+                        .reconcile(&HealthPorts { addresses: vec![Ipv4Addr::LOCALHOST.into()], services })
+                );
             }
         }
     }
@@ -92,32 +98,55 @@ async fn health_answers_are_those_of_the_record_in_every_state() {
     let health = Arc::new(Mutex::new(Health::new(Duration::from_secs(30))));
     let metrics = Registry::new().register(Metrics::register);
     let routes = servers::health_routes(&health, &metrics, Readiness::default());
-    let (address, shutdown) = (SocketAddr::new(IpAddr::from([127, 0, 0, 1]), free_port()), CancellationToken::new());
-    let server = tokio::spawn(servers::serve(address, "--healthz-bind-address", routes, true, shutdown.clone()));
+    let (address, shutdown) =
+        (SocketAddr::new(IpAddr::from([127, 0, 0, 1]), free_port()), CancellationToken::new());
+    let server =
+        tokio::spawn(servers::serve(address, "--healthz-bind-address", routes, true, shutdown.clone()));
     let (events, _notices) = Events::new();
     let ports = HealthPortServers::new(Arc::clone(&health), events);
     let mut servers = Servers { health, ports, port: free_port() };
     until(address.port(), "/livez", |_| true).await;
     let samples = samples(HEALTH_RECORD);
-    assert_eq!(samples.len(), 14);
+    assert_eq!(samples.len(), 13);
     for sample in samples {
         servers.set(&sample.title);
         let port = if sample.port == Some(39256) { address.port() } else { servers.port };
         let answer = ask(port, &sample.method, &sample.path, "").unwrap();
-        assert_eq!(answer.without_times(), sample.answer.without_times(), "{}, {}", sample.title, sample.path);
+        assert_eq!(
+            answer.without_times(),
+            sample.answer.without_times(),
+            "{}, {}",
+            sample.title,
+            sample.path
+        );
     }
     shutdown.cancel();
     server.await.unwrap().unwrap();
 }
 
-/// The program, running. Ends when it goes.
+/// The program, running. Ends when it goes, and tells its log if the test fails.
 struct Program(Child);
 
 impl Program {
     fn start(api: &ApiServer, flags: &[&str]) -> Self {
+        Self::with(
+            &[&[format!("--master={}", api.url()).as_str(), "--hostname-override=node-a"], flags].concat(),
+        )
+    }
+
+    fn with(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fairlead-programmer"));
-        command.args([&format!("--master={}", api.url()), "--hostname-override=node-a"]).args(flags);
-        Self(command.stdout(Stdio::null()).spawn().unwrap())
+        Self(command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Waits until it ends by itself; its log.
+    async fn end(mut self) -> (Option<i32>, String) {
+        let status = tokio::task::spawn_blocking(move || {
+            let mut log = String::new();
+            self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+            (self.0.wait().unwrap().code(), log)
+        });
+        status.await.unwrap()
     }
 }
 
@@ -125,6 +154,11 @@ impl Drop for Program {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
+        let mut log = String::new();
+        if let (true, Some(mut from)) = (std::thread::panicking(), self.0.stderr.take()) {
+            drop(from.read_to_string(&mut log));
+            eprintln!("{log}");
+        }
     }
 }
 
@@ -200,7 +234,10 @@ fn the_process_tells_about_itself() {
     let configz = parsed(&get(METRICS, "/configz").unwrap());
     assert_eq!(configz["kubeproxy.config.k8s.io"]["iptables"]["masqueradeAll"], true);
     let flagz = get(METRICS, "/flagz").unwrap().body;
-    assert!(flagz.contains("\nmasquerade-all=true\n") && flagz.contains("\nproxy-mode=iptables\n"), "{flagz}");
+    assert!(
+        flagz.contains("\nmasquerade-all=true\n") && flagz.contains("\nproxy-mode=iptables\n"),
+        "{flagz}"
+    );
     let object = |page: &str, kind: &str| {
         let accept = format!("Accept: application/json;v=v1beta1;g=config.k8s.io;as={kind}");
         let object = parsed(&ask(METRICS, "GET", page, &accept).unwrap());
@@ -214,7 +251,10 @@ fn the_process_tells_about_itself() {
     assert_eq!(get(METRICS, "/metrics/slis").unwrap().body, "");
     assert!(get(METRICS, "/healthz").is_some());
     let slis = get(METRICS, "/metrics/slis").unwrap().body;
-    assert!(slis.contains("healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1\n"), "{slis}");
+    assert!(
+        slis.contains("healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1\n"),
+        "{slis}"
+    );
     let metrics = get(METRICS, "/metrics").unwrap();
     let content_type = "content-type: text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
     assert!(metrics.headers.iter().any(|header| header == content_type), "{:?}", metrics.headers);
@@ -253,6 +293,8 @@ fn health_follows_the_node_the_rules_and_the_endpoints() {
         assert_eq!((&event["type"], &event["regarding"]["name"]), (&"Warning".into(), &"second".into()));
         assert_eq!(event["action"], "Listen");
         drop(taken);
+        // Each sync tries again.
+        api.put(slice("second", &[(6, false)]));
         until(SECOND, "/", is_ok).await;
         api.delete("Service", "web");
         until_closed(FIRST).await;
@@ -301,13 +343,51 @@ fn taken_address_ends_the_program_with_an_event_if_it_must() {
             let api = ApiServer::start().await;
             api.answer();
             let _taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
-            let mut program = Program::start(&api, &["--bind-address-hard-fail"]);
+            let program = Program::start(&api, &["--bind-address-hard-fail"]);
             let event = api.event(reason).await;
             assert_eq!((&event["type"], &event["regarding"]["name"]), (&"Warning".into(), &"node-a".into()));
             assert_eq!(event["action"], "StartKubeProxy");
             assert!(event["note"].as_str().unwrap().contains(&port.to_string()), "{event}");
-            let status = tokio::task::spawn_blocking(move || program.0.wait()).await.unwrap().unwrap();
-            assert_eq!(status.code(), Some(1));
+            assert_eq!(program.end().await.0, Some(1));
         }
+    });
+}
+
+#[test]
+fn file_names_the_kubeconfig_and_wins_over_flags() {
+    in_namespace("file_names_the_kubeconfig_and_wins_over_flags", async || {
+        shell("ip link set lo up");
+        let api = ApiServer::start().await;
+        api.answer();
+        api.put(node(&json!([])));
+        let folder = env::temp_dir().join(format!("fairlead-kubeconfig-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (kubeconfig, file) = (folder.join("kubeconfig"), folder.join("file"));
+        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": api.url()}}], "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
+        fs::write(&kubeconfig, config.to_string()).unwrap();
+        let configuration = json!({"apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration", "clientConnection": {"kubeconfig": kubeconfig, "qps": -1},
+            "hostnameOverride": "node-a", "logging": {"format": "json"}});
+        fs::write(&file, configuration.to_string()).unwrap();
+        let given = format!("--config={}", file.display());
+        let program = Program::with(&[&given, "--kubeconfig=/nonexistent"]);
+        assert_eq!(api.event("Starting").await["regarding"]["name"], "node-a");
+        until(HEALTH, "/readyz", is_ok).await;
+        let configz = parsed(&get(METRICS, "/configz").unwrap());
+        assert_eq!(configz["kubeproxy.config.k8s.io"]["clientConnection"]["qps"], -1.0);
+        // A file that says something else ends it, to be started again.
+        fs::write(&file, configuration.to_string().replace("node-a", "node-b")).unwrap();
+        let (code, log) = program.end().await;
+        assert_eq!(code, Some(1), "{log}");
+        let first = log.lines().next().unwrap();
+        let line: Value = serde_json::from_str(first).unwrap_or_else(|error| panic!("{error}: {log}"));
+        assert!(line["message"].as_str().unwrap().contains("--kubeconfig"), "{log}");
+        // An address in a flag wins over the one in the kubeconfig; flags that nobody reads do not count.
+        fs::write(&kubeconfig, config.to_string().replace(&api.url(), "http://127.0.0.1:1")).unwrap();
+        let _program = Program::with(&[&given, &format!("--master={}", api.url())]);
+        until(HEALTH, "/readyz", is_ok).await;
+        fs::remove_dir_all(folder).unwrap();
     });
 }

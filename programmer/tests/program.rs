@@ -97,6 +97,43 @@ fn init_only_sets_what_the_kernel_needs_and_ends() {
     });
 }
 
+#[test]
+fn kernel_settings_that_are_read_only_are_warned_about_and_left() {
+    in_namespace("kernel_settings_that_are_read_only_are_warned_about_and_left", async || {
+        shell("iptables-nft -A OUTPUT -m conntrack --ctstate NEW -j ACCEPT");
+        let program = env!("CARGO_BIN_EXE_fairlead-programmer");
+        let flags = "--init-only --conntrack-tcp-timeout-established=2h --conntrack-udp-timeout=31s";
+        // As in a container that may change rules but no settings.
+        let script = format!(
+            "mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys; {program} {flags}"
+        );
+        let output = Command::new("unshare").args(["--mount", "sh", "-ec", &script]).output().unwrap();
+        let log = text(&output.stderr);
+        assert!(output.status.success(), "{log}");
+        for name in ["nf_conntrack_max", "tcp_timeout_established=7200", "udp_timeout=31", "route_localnet"] {
+            assert!(
+                log.lines().any(|line| line.contains("cannot set") && line.contains(name)),
+                "{name}: {log}"
+            );
+        }
+        assert_ne!(shell("cat /proc/sys/net/netfilter/nf_conntrack_udp_timeout").trim(), "31");
+    });
+}
+
+#[test]
+fn cleanup_checks_the_other_flags_first_and_needs_no_api_server() {
+    in_namespace("cleanup_checks_the_other_flags_first_and_needs_no_api_server", async || {
+        shell("iptables-nft -t nat -N KUBE-SERVICES && iptables-nft -t nat -A PREROUTING -j KUBE-SERVICES");
+        let rules = || shell("iptables-nft-save -t nat");
+        let output = run(&["--cleanup", "--oom-score-adj=2000"]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+        assert!(rules().contains("KUBE-SERVICES"));
+        let output = run(&["--cleanup=true", "--kubeconfig=/nonexistent"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(!rules().contains("KUBE-SERVICES"), "{}", rules());
+    });
+}
+
 /// Ends its process when it goes.
 struct Running(Child);
 

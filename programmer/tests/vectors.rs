@@ -196,7 +196,7 @@ fn settings(fields: &str) -> (Settings, Vec<String>) {
     let read = ConfigurationFile::read(&file.0).unwrap();
     let host = Host { name: "node-a", ..Host::default() };
     let settings = validation::settings(&read.configuration, &Source::File("f".into()), host);
-    (settings.unwrap_or_else(|problems| panic!("{fields}: {problems:?}")), read.warnings)
+    (settings.unwrap(), read.warnings)
 }
 
 #[test]
@@ -281,7 +281,8 @@ const FLAG_VALUES: &[(&str, &str)] = &[
     ("write-config-to", ""),
 ];
 /// Flags that say what to do, and not how; `master` is where to ask.
-const COMMANDS: [&str; 7] = ["cleanup", "config", "help", "init-only", "master", "version", "write-config-to"];
+const COMMANDS: [&str; 7] =
+    ["cleanup", "config", "help", "init-only", "master", "version", "write-config-to"];
 
 /// Names and defaults of the genuine program.
 fn genuine_flags() -> BTreeMap<&'static str, &'static str> {
@@ -298,7 +299,10 @@ fn every_flag_changes_the_configuration_or_is_named_in_a_warning() {
     for (name, value) in FLAG_VALUES.iter().filter(|(_, value)| !value.is_empty()) {
         let (dump, log) = dumped(&[&format!("--{name}={value}")]);
         let told = log.contains(&format!("--{name}"));
-        assert!(dump != defaults || told || COMMANDS.contains(name), "{name} has no effect in silence: {log}");
+        assert!(
+            dump != defaults || told || COMMANDS.contains(name),
+            "{name} has no effect in silence: {log}"
+        );
     }
 }
 
@@ -307,7 +311,8 @@ fn command_line_with_every_flag_at_kube_proxys_default_gives_its_defaults() {
     let skipped = ["help", "config", "write-config-to"];
     let given = genuine_flags().into_iter().filter(|(name, _)| !skipped.contains(name));
     // Lists are printed in brackets, and not written so.
-    let given: Vec<_> = given.map(|(name, value)| format!("--{name}={}", value.trim_matches(['[', ']']))).collect();
+    let given: Vec<_> =
+        given.map(|(name, value)| format!("--{name}={}", value.trim_matches(['[', ']']))).collect();
     let arguments: Vec<_> = given.iter().map(String::as_str).chain(["--hostname-override=n"]).collect();
     let (dump, log) = dumped(&arguments);
     let mut expected = genuine_defaults();
@@ -369,10 +374,14 @@ fn described(exposition: &str) -> BTreeMap<String, Described> {
 fn add_series(series: &str, metrics: &mut BTreeMap<String, Described>) {
     let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
     let base = ["_bucket", "_sum", "_count"].into_iter().filter_map(|suffix| name.strip_suffix(suffix));
-    let base = base.into_iter().find(|base| metrics.get(*base).is_some_and(|metric| metric.kind == "histogram"));
+    let base =
+        base.into_iter().find(|base| metrics.get(*base).is_some_and(|metric| metric.kind == "histogram"));
     let metric = metrics.get_mut(base.unwrap_or(name)).unwrap();
-    let (bounds, labels): (Vec<_>, Vec<_>) =
-        labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).partition(|label| label.starts_with("le="));
+    let (bounds, labels): (Vec<_>, Vec<_>) = labels
+        .trim_end_matches('}')
+        .split(',')
+        .filter(|label| !label.is_empty())
+        .partition(|label| label.starts_with("le="));
     for bound in bounds {
         if !metric.bounds.iter().any(|known| known == bound) {
             metric.bounds.push(bound.to_owned());
@@ -417,7 +426,10 @@ fn metrics_have_kube_proxys_names_types_help_labels_and_buckets() {
     }
     // Not in the record, because nobody had probed it.
     for name in ["kubeproxy_proxy_healthz_total", "kubeproxy_proxy_livez_total"] {
-        assert!(ours[name].kind == "counter" && ours[name].labels == ["code=\"200\"".to_owned()].into(), "{name}");
+        assert!(
+            ours[name].kind == "counter" && ours[name].labels == ["code=\"200\"".to_owned()].into(),
+            "{name}"
+        );
     }
 }
 

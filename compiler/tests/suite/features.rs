@@ -76,10 +76,18 @@ fn assert_works(cluster: &Cluster, name: &str) {
             let packet = Packet { source_port, ..packet(Protocol::Tcp, from, to, port, &host) };
             let traced = trace(&dump, &packet, &host);
             let foreign = to == "8.8.8.8";
-            assert!(!foreign || (traced.outcome.as_str(), traced.masquerade) == ("no match", false), "{name}");
+            assert!(
+                !foreign || (traced.outcome.as_str(), traced.masquerade) == ("no match", false),
+                "{name}"
+            );
             let refused = endpoints.is_empty() && !foreign;
-            assert!(!refused || ["rejected", "dropped"].contains(&traced.outcome.as_str()), "{name}: {to}:{port}");
-            reached.extend(traced.targets.iter().map(|target| (format!("{}:{}", target.address, target.port), ())));
+            assert!(
+                !refused || ["rejected", "dropped"].contains(&traced.outcome.as_str()),
+                "{name}: {to}:{port}"
+            );
+            reached.extend(
+                traced.targets.iter().map(|target| (format!("{}:{}", target.address, target.port), ())),
+            );
         }
         let reached: Vec<_> = reached.into_keys().collect();
         assert_eq!(reached.join(", "), endpoints, "{name}: {from} -> {to}:{port}");
@@ -106,7 +114,10 @@ fn whatever_is_missing_is_not_written_and_services_go_on_working() {
     }
     assert_works(&poor, "everything");
     let document = poor.compile().render_document();
-    assert!(SWITCHES.iter().flat_map(|(_, _, words)| *words).all(|word| !document.contains(word)), "{document}");
+    assert!(
+        SWITCHES.iter().flat_map(|(_, _, words)| *words).all(|word| !document.contains(word)),
+        "{document}"
+    );
 }
 
 #[test]

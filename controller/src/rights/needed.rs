@@ -12,10 +12,8 @@ const LEASES: (&str, &str) = ("coordination.k8s.io", "leases");
 /// What these parts need. `writes` is false in shadow mode; `lease` is the namespace and the name of the lease, if there is
 /// one to hold.
 pub fn needed(parts: Parts, writes: bool, lease: Option<(&str, &str)>) -> Vec<Right> {
-    let mut rights: Vec<Right> = watches::needed(parts)
-        .into_iter()
-        .flat_map(|kind| Right::to_watch(of(kind)))
-        .collect();
+    let mut rights: Vec<Right> =
+        watches::needed(parts).into_iter().flat_map(|kind| Right::to_watch(of(kind))).collect();
     if writes {
         rights.extend(to_write(parts));
     }

@@ -66,6 +66,9 @@ mod tests {
         let expected = "before <!-- values: begin -->\n\n| Value | Default | Meaning |\n|---|---|---|\n\
             | `a` | `1` | One. |\n| `b.c` | `{}` | Two. |\n| `b.d.e` | `[{\"f\":2,\"g\":3}]` | Three. |\n\
             | `h` | `\"\"` | Four. |\n\n<!-- values: end --> after";
-        assert_eq!(with_values("before <!-- values: begin -->old<!-- values: end --> after", values).unwrap(), expected);
+        assert_eq!(
+            with_values("before <!-- values: begin -->old<!-- values: end --> after", values).unwrap(),
+            expected
+        );
     }
 }

@@ -84,6 +84,14 @@ impl Kubelet {
         self.process.check().with_context(|| self.log_tails(20))
     }
 
+    /// The node's process 1, as this machine knows it.
+    pub(super) fn init(&self) -> Result<u32> {
+        let id = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        let first = children.split(' ').next().and_then(|child| child.parse().ok());
+        first.with_context(|| format!("{} has no process", self.process.name()))
+    }
+
     /// The ends of kubelet's and containerd's logs.
     pub(super) fn log_tails(&self, lines: usize) -> String {
         format!(

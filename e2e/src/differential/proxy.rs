@@ -1,16 +1,27 @@
 //! The compiler against the genuine kube-proxy: the same random Services, slices and node; the rules that each installs
-//! in a real kernel; and every packet that may tell a difference, traced through both.
+//! in a real kernel; and every packet that may tell a difference, sent through both kernels and traced through both
+//! sets of rules.
 //!
-//! kube-proxy follows the API server on the first node. Ours is compiled from the objects that the API server has, as
-//! changes to what it was before, and restored on the second node by the same documents that the programmer writes;
-//! both nodes' rules are then read back. A marker, one Service and one slice per family that are written last, tells
-//! when kube-proxy has caught up: it sees changes of a kind in the order in which they were made.
+//! ```text
+//!              API server ──> kube-proxy ──> a node of the bed ──read──> tracer ─┐
+//!  world ────>     │                             ^ packets ── fates ─────────────┼─ the same?
+//!              API server ──> compiler ────> a namespace ────────read──> tracer ─┤
+//!                                                ^ packets ── fates ─────────────┘
+//! ```
 //!
-//! Invariant: what is compared follows from the seed alone, and a difference is told with all that is needed to see it
-//! again.
+//! Ours is compiled from the objects that the API server has, as changes to what it was before, and restored by the same
+//! documents that the programmer writes. Both nodes have the same addresses, and links that this process holds
+//! ([`crate::tun`]).
+//!
+//! Invariant: what is compared follows from the seed alone, but for what the kernels' chance decides; a difference is
+//! told with all that is needed to see it again.
 
+mod agreement;
 mod comparison;
+mod kernel;
+mod marker;
 mod packets;
+mod place;
 mod services;
 mod shapes;
 mod side;
@@ -19,27 +30,32 @@ mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use fairlead_compiler::{Config, Dump, parse};
-use fairlead_objects::{EndpointSlice, Family, Service, ServiceKey, ServiceObject};
-use serde_json::{Value, json};
+use fairlead_compiler::{Config, Dump, Host, NodeFacts};
+use fairlead_objects::{EndpointSlice, Service, ServiceKey, ServiceObject};
+use serde_json::Value;
 
 use self::{
-    comparison::Comparison,
-    packets::Frontends,
+    kernel::{Both, FAMILIES, Kernel, Reply, of},
+    marker::Marker,
+    packets::{Frontends, Question},
+    place::Place,
     side::Side,
     world::{Doomed, Step, World},
 };
-use crate::{Bed, bed::SETTLE, wait};
+use crate::{
+    Bed,
+    programs::Variant,
+    record::Record,
+    tun::{Harness, Setup},
+};
 
-/// The node that kube-proxy runs on, and whose rules are compiled.
-const GENUINE: u8 = 1;
-/// The node that the compiled rules are restored on.
-const OURS: u8 = 2;
+/// Seconds for which a client has to be remembered to be asked about it.
+const LASTING: u32 = 60;
 
 /// How both are set up.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +64,22 @@ pub struct Settings {
     pub flags: &'static [&'static str],
     /// The same for the compiler, which has kube-proxy's defaults and the bed's Pod network.
     pub config: fn(&mut Config),
+    /// Which iptables both write to. kube-proxy has a node of the bed for each, so that one's rules are never in the
+    /// other's way.
+    pub variant: Variant,
+    /// What is done to show that it would be noticed.
+    pub fault: Fault,
+}
+
+/// Something wrong.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// Words for iptables, which changes our node's rules of IPv4 after they were read.
+    Kernel(&'static [&'static str]),
+    /// The tracer is told other rules than both nodes have.
+    Tracer(fn(&mut Dump)),
 }
 
 /// How many moments are compared, and where they come from.
@@ -76,7 +108,7 @@ impl Extent {
 pub struct Report {
     /// Moments.
     pub states: usize,
-    /// Packets, through both.
+    /// Packets, sent and traced through both.
     pub packets: usize,
     /// Packets that a Service did something with.
     pub handled: usize,
@@ -110,14 +142,37 @@ fn beside(
     settings: Settings,
     job: impl FnOnce(&mut Run<'_>) -> Result<Report>,
 ) -> Result<Report> {
+    let number = match settings.variant {
+        Variant::Nft => 1,
+        Variant::Legacy => 2,
+    };
+    bed.options.variant = settings.variant;
     // A case that failed may have left it running.
-    drop(bed.stop_programmer(GENUINE));
+    drop(bed.stop_programmer(number));
     clear(bed)?;
+    let node = bed.node(number)?.clone();
+    let genuine = Harness::attach(bed.node_netns(number)?, &node, &links())?;
+    let record = Record::open()?;
+    let lock = |name: &str| record.dir().join(format!("xtables-{name}.lock"));
+    let genuine = Kernel::new("kube-proxy", genuine, settings.variant, lock("read"));
+    genuine.clear()?;
     let flags = [&["--iptables-min-sync-period=1ms"], settings.flags].concat();
-    bed.start_programmer(GENUINE, &flags)?;
-    let report = job(&mut Run::new(bed, settings)?)?;
-    bed.stop_programmer(GENUINE)?;
+    bed.start_programmer(number, &flags)?;
+    let ours = Harness::create(&record, "ours", &node, &links())?;
+    let config = side::config(FAMILIES[0], settings.config);
+    let place =
+        Place { routes_loopback: config.localhost_node_ports_active(FAMILIES[0]), variant: settings.variant, node };
+    if place.routes_loopback {
+        ours.netns().sysctl(&[("ipv4/conf/all/route_localnet", "1")])?;
+    }
+    let ours = Kernel::new("our", ours, place.variant, lock("ours"));
+    let report = job(&mut Run::new(bed, settings, place, genuine, ours)?)?;
+    bed.stop_programmer(number)?;
     Ok(report)
+}
+
+fn links() -> Setup {
+    Setup { pods: packets::PODS.to_owned(), world: packets::WORLD.to_owned() }
 }
 
 /// Removes what an earlier run left in the namespaces of the world.
@@ -136,18 +191,33 @@ fn clear(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// What the API server has at a moment.
+struct Moment {
+    services: BTreeMap<ServiceKey, Service>,
+    slices: Vec<EndpointSlice>,
+}
+
 struct Run<'a> {
     bed: &'a Bed,
-    sides: [Side; 2],
+    settings: Settings,
+    place: Place,
+    facts: Both<NodeFacts>,
+    hosts: Both<Host>,
+    genuine: Kernel,
+    ours: Kernel,
+    sides: Both<Side>,
     /// The Services of the moment before: their frontends must be gone, or somebody else's.
     before: BTreeMap<ServiceKey, Service>,
 }
 
 impl<'a> Run<'a> {
-    fn new(bed: &'a Bed, settings: Settings) -> Result<Self> {
-        let node = bed.node(GENUINE)?;
-        let side = |family| Side::new(bed, node, family, settings.config);
-        Ok(Self { bed, sides: [side(Family::V4)?, side(Family::V6)?], before: BTreeMap::new() })
+    fn new(bed: &'a Bed, settings: Settings, place: Place, genuine: Kernel, mut ours: Kernel) -> Result<Self> {
+        let [v4, v6] = FAMILIES;
+        let facts = [place.facts(v4)?, place.facts(v6)?];
+        let mut side = |facts: &NodeFacts| Side::new(&mut ours, facts.clone(), settings.config);
+        let sides = [side(&facts[0])?, side(&facts[1])?];
+        let hosts = facts.each_ref().map(Host::from);
+        Ok(Self { bed, settings, place, facts, hosts, genuine, ours, sides, before: BTreeMap::new() })
     }
 
     fn random(&mut self, extent: Extent) -> Result<Report> {
@@ -163,37 +233,25 @@ impl<'a> Run<'a> {
     /// Takes a step on both sides, and compares what comes of the packets to the Services that it touches.
     fn compare(&mut self, step: &Step, report: &mut Report) -> Result<()> {
         self.write(&step.delete, &step.apply)?;
-        let began = std::time::Instant::now();
-        let genuine = self.await_genuine()?;
-        report.slowest = report.slowest.max(began.elapsed());
-        let services: Vec<ServiceObject> = self.bed.kubernetes().list("Service", "", "")?;
-        let services: BTreeMap<ServiceKey, Service> =
-            services.into_iter().map(Service::from).map(|service| (service.key.clone(), service)).collect();
-        let slices: Vec<EndpointSlice> = self.bed.kubernetes().list("EndpointSlice", "", "")?;
-        let touched: BTreeSet<ServiceKey> = step
-            .touched
-            .iter()
-            .map(|(namespace, name)| ServiceKey::new(namespace.as_str(), name.as_str()))
-            .collect();
-        for (side, genuine) in self.sides.iter_mut().zip(&genuine) {
-            side.follow(self.bed, &services, &slices)?;
-            let facts = side.facts();
-            let (old, new) = (Frontends::of(&self.before, facts), Frontends::of(&services, facts));
-            let mut comparison = Comparison::new(genuine, side.installed(), facts);
-            for key in &touched {
-                let own: Vec<&EndpointSlice> =
-                    slices.iter().filter(|slice| slice.service_key().as_ref() == Some(key)).collect();
-                let frontends: BTreeSet<_> = old.at(key).chain(new.at(key)).collect();
-                for frontend in frontends.into_iter().filter(|frontend| !new.is_disputed(frontend)) {
-                    for packet in packets::packets(frontend, &own, facts) {
-                        comparison.compare(&packet).with_context(|| about(key, services.get(key), &own))?;
-                    }
-                }
+        let marker = Marker::next();
+        self.bed.kubernetes().apply_all(&marker.objects())?;
+        let (moment, waited) = self.catch_up(marker)?;
+        report.slowest = report.slowest.max(waited);
+        self.break_something()?;
+        let asked = self.questions(step, &moment);
+        let questions: Vec<Question> = asked.iter().flat_map(|(_, questions)| questions).cloned().collect();
+        let (genuine, ours) = self.ask(&questions)?;
+        let mut replies = genuine.iter().zip(&ours);
+        for (key, questions) in &asked {
+            for (question, (theirs, own)) in questions.iter().zip(&mut replies) {
+                let host = of(&self.hosts, question.family());
+                comparison::compare(question, host, (&self.genuine, theirs), (&self.ours, own))
+                    .with_context(|| moment.about(key))?;
+                report.handled += usize::from(theirs.meets_service());
             }
-            report.packets += comparison.packets;
-            report.handled += comparison.handled;
         }
-        self.before = services;
+        report.packets += questions.len();
+        self.before = moment.services;
         report.states += 1;
         Ok(())
     }
@@ -206,81 +264,102 @@ impl<'a> Run<'a> {
         kubernetes.apply_all(apply)
     }
 
-    /// Writes the marker, and reads kube-proxy's rules once they show it: of both families, in the order of the sides.
-    fn await_genuine(&self) -> Result<Vec<Dump>> {
-        let marker = Marker::next();
-        for object in marker.objects() {
-            self.bed.kubernetes().apply(&object)?;
+    /// Has both sides' rules made from what the API server has, and read. Tells how long kube-proxy took.
+    fn catch_up(&mut self, marker: Marker) -> Result<(Moment, Duration)> {
+        let Self { bed, genuine, ours, sides, .. } = self;
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| -> Result<Duration> {
+                marker.await_in(genuine.harness())?;
+                let waited = began.elapsed();
+                for family in FAMILIES {
+                    genuine.read(family)?;
+                }
+                Ok(waited)
+            });
+            let follow = || -> Result<Moment> {
+                let moment = Moment::read(bed)?;
+                for side in sides {
+                    side.follow(ours, &moment.services, &moment.slices)?;
+                }
+                Ok(moment)
+            };
+            let moment = follow();
+            let waited = theirs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((moment?, waited.with_context(|| bed.log_tails())?))
+        })
+    }
+
+    /// What the settings say to show that it is noticed.
+    fn break_something(&mut self) -> Result<()> {
+        match self.settings.fault {
+            Fault::None => {}
+            Fault::Kernel(words) => {
+                let program = self.place.variant.program("iptables");
+                self.ours.harness().netns().output(Command::new(program).args(words))?;
+            }
+            Fault::Tracer(change) => {
+                self.genuine.pretend(change);
+                self.ours.pretend(change);
+            }
         }
-        let mut dumps = Vec::new();
-        for family in [Family::V4, Family::V6] {
-            let save = wait::until_ok("kube-proxy to catch up", SETTLE, || {
-                let save = self.bed.save(GENUINE, family)?;
-                ensure!(marker.is_in(&save, family), "the marker is not there");
-                Ok(save)
-            })
-            .with_context(|| self.bed.log_tails())?;
-            dumps.push(parse(&save)?);
+        Ok(())
+    }
+
+    /// All questions about the Services that a step touches.
+    fn questions(&self, step: &Step, moment: &Moment) -> Vec<(ServiceKey, Vec<Question>)> {
+        let touched = step.touched.iter();
+        let touched: BTreeSet<ServiceKey> = touched
+            .map(|(namespace, name)| ServiceKey::new(namespace.as_str(), name.as_str()))
+            .collect();
+        let mut asked = Vec::new();
+        for facts in &self.facts {
+            let (old, new) = (Frontends::of(&self.before, facts), Frontends::of(&moment.services, facts));
+            for key in &touched {
+                let own = moment.slices_of(key);
+                let affinity = moment.services.get(key).and_then(|service| service.client_ip_affinity);
+                let sticks = affinity.is_some_and(|seconds| seconds >= LASTING);
+                let frontends: BTreeSet<_> = old.at(key).chain(new.at(key)).collect();
+                let frontends = frontends.into_iter().filter(|frontend| !new.is_disputed(frontend));
+                let questions = frontends
+                    .flat_map(|frontend| packets::questions(frontend, &own, facts, &self.place, sticks));
+                asked.push((key.clone(), questions.collect()));
+            }
         }
-        Ok(dumps)
+        asked
+    }
+
+    /// Both kernels at once.
+    fn ask(&mut self, questions: &[Question]) -> Result<(Vec<Reply>, Vec<Reply>)> {
+        let Self { genuine, ours, hosts, .. } = self;
+        let hosts: &Both<Host> = hosts;
+        std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| genuine.ask(questions, hosts));
+            let own = ours.ask(questions, hosts);
+            let theirs = theirs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((theirs?, own?))
+        })
     }
 }
 
-/// A Service that says by its port, and by its endpoint's port, which moment it is. No two moments of a process have the
-/// same: rules outlive the kube-proxy that wrote them.
-struct Marker {
-    port: usize,
-    target: usize,
-}
-
-impl Marker {
-    fn next() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let moment = COUNT.fetch_add(1, Ordering::Relaxed) % 20_000;
-        Self { port: 1000 + moment, target: 22_000 + moment }
+impl Moment {
+    fn read(bed: &Bed) -> Result<Self> {
+        let services: Vec<ServiceObject> = bed.kubernetes().list("Service", "", "")?;
+        let services = services.into_iter().map(Service::from);
+        Ok(Self {
+            services: services.map(|service| (service.key.clone(), service)).collect(),
+            slices: bed.kubernetes().list("EndpointSlice", "", "")?,
+        })
     }
 
-    fn addresses(family: Family) -> (&'static str, &'static str) {
-        match family {
-            Family::V4 => ("10.96.255.250", "10.244.99.1"),
-            Family::V6 => ("fd00:96::ffff", "fd00:244:0:99::1"),
-        }
+    fn slices_of(&self, key: &ServiceKey) -> Vec<&EndpointSlice> {
+        self.slices.iter().filter(|slice| slice.service_key().as_ref() == Some(key)).collect()
     }
 
-    fn objects(&self) -> Vec<Value> {
-        let (v4, v6) = (Self::addresses(Family::V4), Self::addresses(Family::V6));
-        let mut objects = vec![json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": "marker"},
-            "spec": {"clusterIP": v4.0, "clusterIPs": [v4.0, v6.0], "ipFamilies": ["IPv4", "IPv6"],
-                     "ipFamilyPolicy": "RequireDualStack", "ports": [{"name": "at", "protocol": "TCP", "port": self.port}]},
-        })];
-        for (family, (_, endpoint)) in [(Family::V4, v4), (Family::V6, v6)] {
-            objects.push(json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family.as_str(),
-                "metadata": {"namespace": "default", "name": format!("marker-{}", family.as_str().to_lowercase()),
-                             "labels": {"kubernetes.io/service-name": "marker"}},
-                "ports": [{"name": "at", "protocol": "TCP", "port": self.target}],
-                "endpoints": [{"addresses": [endpoint], "conditions": {"ready": true}}],
-            }));
-        }
-        objects
+    /// A Service and its slices, for whoever reads about a difference.
+    fn about(&self, key: &ServiceKey) -> String {
+        let slices = self.slices_of(key);
+        let slices: Vec<String> = slices.iter().filter_map(|slice| serde_json::to_string(slice).ok()).collect();
+        format!("about {key}\n{:#?}\nslices\n{}", self.services.get(key), slices.join("\n"))
     }
-
-    /// Whether both its current port and its current target are among the rules.
-    fn is_in(&self, save: &str, family: Family) -> bool {
-        let (ip, endpoint) = Self::addresses(family);
-        let (destination, port) = (format!("-d {ip}/"), format!("--dport {} ", self.port));
-        let target = match family {
-            Family::V4 => format!("--to-destination {endpoint}:{}", self.target),
-            Family::V6 => format!("--to-destination [{endpoint}]:{}", self.target),
-        };
-        save.lines().any(|line| line.contains(&destination) && line.contains(&port))
-            && save.lines().any(|line| line.ends_with(&target))
-    }
-}
-
-/// A Service and its slices, for whoever reads about a difference.
-fn about(key: &ServiceKey, service: Option<&Service>, slices: &[&EndpointSlice]) -> String {
-    let slices: Vec<String> = slices.iter().filter_map(|slice| serde_json::to_string(slice).ok()).collect();
-    format!("about {key}\n{service:#?}\nslices\n{}", slices.join("\n"))
 }

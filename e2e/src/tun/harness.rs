@@ -115,7 +115,7 @@ impl Harness {
         let Setup { world, .. } = setup;
         let lines = format!(
             "addr add {}/32 dev {world}\naddr add {}/128 dev {world} nodad\n\
-             route add {}/32 dev eth0\nroute add {}/128 dev eth0\n\
+             route replace {}/32 dev eth0\nroute replace {}/128 dev eth0\n\
              route replace default dev {world}\nroute replace ::/0 dev {world}\n",
             own.v4, own.v6, control_plane.v4, control_plane.v6
         );

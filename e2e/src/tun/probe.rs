@@ -24,8 +24,8 @@ pub enum Kind {
     /// The first of a connection: TCP SYN, a datagram, SCTP INIT.
     #[default]
     First,
-    /// One that belongs to no connection: TCP SYN-ACK, SCTP INIT ACK. Conntrack calls the TCP one INVALID. A datagram
-    /// is as good as a first one.
+    /// One that belongs to no connection: TCP SYN-ACK, SCTP INIT ACK. Conntrack calls it INVALID. A datagram is as good
+    /// as a first one.
     Stray,
     /// A first one with a wrong checksum, which conntrack calls INVALID when it comes in by a device.
     Damaged,

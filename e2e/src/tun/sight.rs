@@ -16,8 +16,8 @@ const SCTP_CHECKSUM: std::ops::Range<usize> = 8..12;
 pub(super) enum Sight {
     /// One that we sent, on its way.
     Packet { tag: u32, source: SocketAddr, destination: SocketAddr },
-    /// What the node has to say about one that we sent.
-    Complaint { tag: u32, complaint: Complaint, from: IpAddr },
+    /// What the node has to say about one that we sent, to its sender; the port is known where a connection is.
+    Complaint { tag: u32, complaint: Complaint, from: IpAddr, to: IpAddr, port: Option<u16> },
 }
 
 /// What a whole packet is.
@@ -39,7 +39,8 @@ pub(super) fn segment(protocol: IpNumber, (from, to): (IpAddr, IpAddr), bytes: &
             if tcp.rst() {
                 let acknowledged = tcp.acknowledgment_number().wrapping_sub(1);
                 let tag = if tcp.ack() { acknowledged } else { tcp.sequence_number() };
-                return Some(Sight::Complaint { tag, complaint: Complaint::Reset, from });
+                let (complaint, port) = (Complaint::Reset, Some(tcp.destination_port()));
+                return Some(Sight::Complaint { tag, complaint, from, to, port });
             }
             sight(tcp.sequence_number(), (tcp.source_port(), tcp.destination_port()))
         }
@@ -50,22 +51,27 @@ pub(super) fn segment(protocol: IpNumber, (from, to): (IpAddr, IpAddr), bytes: &
         IpNumber::SCTP => sight(number(bytes, 16)?, (port(bytes, 0)?, port(bytes, 2)?)),
         IpNumber::ICMP => {
             let icmp = Icmpv4Slice::from_slice(bytes).ok()?;
-            complaint((icmp.type_u8(), icmp.code_u8()), (3, 3), icmp.payload(), from)
+            complaint((icmp.type_u8(), icmp.code_u8()), (3, 3), icmp.payload(), (from, to))
         }
         IpNumber::IPV6_ICMP => {
             let icmp = Icmpv6Slice::from_slice(bytes).ok()?;
-            complaint((icmp.type_u8(), icmp.code_u8()), (1, 4), icmp.payload(), from)
+            complaint((icmp.type_u8(), icmp.code_u8()), (1, 4), icmp.payload(), (from, to))
         }
         _ => None,
     }
 }
 
 /// An ICMP error; it quotes the packet that it is about.
-fn complaint(kind: (u8, u8), port_unreachable: (u8, u8), quoted: &[u8], from: IpAddr) -> Option<Sight> {
+fn complaint(
+    kind: (u8, u8),
+    port_unreachable: (u8, u8),
+    quoted: &[u8],
+    (from, to): (IpAddr, IpAddr),
+) -> Option<Sight> {
     let Some(Sight::Packet { tag, .. }) = packet(quoted) else { return None };
     let complaint =
         if kind == port_unreachable { Complaint::PortUnreachable } else { Complaint::Other(kind.0, kind.1) };
-    Some(Sight::Complaint { tag, complaint, from })
+    Some(Sight::Complaint { tag, complaint, from, to, port: None })
 }
 
 fn port(bytes: &[u8], at: usize) -> Option<u16> {
@@ -178,8 +184,9 @@ mod tests {
                 [(unreachable.clone(), Complaint::PortUnreachable), (expired.clone(), Complaint::Other(11, 0))]
             {
                 let bytes = icmp(kind, &about);
-                let from = "10.0.0.9".parse().unwrap();
-                assert_eq!(packet(&bytes), Some(Sight::Complaint { tag: 77, complaint, from }));
+                let (from, to) = ("10.0.0.9".parse().unwrap(), "10.0.0.1".parse().unwrap());
+                let about = Sight::Complaint { tag: 77, complaint, from, to, port: None };
+                assert_eq!(packet(&bytes), Some(about));
                 assert!(is_intact(&bytes));
             }
         }
@@ -192,8 +199,9 @@ mod tests {
             step.write(&mut bytes, &[]).unwrap();
             packet(&bytes)
         };
-        let from = "10.0.0.2".parse().unwrap();
-        let about = Some(Sight::Complaint { tag: 77, complaint: Complaint::Reset, from });
+        let (from, to) = ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap());
+        let (complaint, port) = (Complaint::Reset, Some(1000));
+        let about = Some(Sight::Complaint { tag: 77, complaint, from, to, port });
         let tcp = |sequence| PacketBuilder::ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64).tcp(80, 1000, sequence, 0);
         assert_eq!(reset(tcp(0).rst().ack(78)), about);
         assert_eq!(reset(tcp(77).rst()), about, "to what acknowledged something itself");

@@ -1,8 +1,15 @@
 //! Putting together what became of each packet of a batch.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use super::{Answer, End, Entry, Error, Fate, Kind, packet::{Packet, Role}, sight::Sight};
+use super::{
+    Answer, End, Entry, Error, Fate, Kind,
+    packet::{Packet, Role},
+    sight::{Sight, UNKNOWN},
+};
 
 /// Packets that are on their way, and the sentinels after them.
 pub(super) struct Watch<'a> {
@@ -55,6 +62,11 @@ impl<'a> Watch<'a> {
         let (Some((_, packet)), Some(fate)) = (self.packets.get(*place), self.fates.get_mut(*place)) else {
             return Ok(());
         };
+        if let Sight::Complaint { to, port, .. } = sight
+            && !is_to(packet.source, to, port)
+        {
+            return Ok(());
+        }
         let damaged = packet.role == Role::Probe(Kind::Damaged) && matches!(sight, Sight::Packet { .. });
         if !damaged && !intact() {
             return Err(Error::Checksum(format!("{packet}: {sight:?}")));
@@ -81,6 +93,12 @@ impl<'a> Watch<'a> {
     pub(super) fn fates(self) -> Vec<Fate> {
         self.fates
     }
+}
+
+/// Whether a complaint goes to the sender. What a client of the node says to a server of the node, when it is accepted
+/// without having asked, does not.
+fn is_to(sender: SocketAddr, to: IpAddr, port: Option<u16>) -> bool {
+    (to == UNKNOWN || to == sender.ip()) && port.is_none_or(|port| port == sender.port())
 }
 
 fn end(by: Entry, source: SocketAddr, destination: SocketAddr) -> End {
@@ -114,8 +132,8 @@ mod tests {
     }
 
     fn complaint(tag: u32) -> Sight {
-        let from = address("10.0.0.2:0").ip();
-        Sight::Complaint { tag, complaint: Complaint::PortUnreachable, from }
+        let (from, to) = (address("10.0.0.2:0").ip(), address("10.0.0.1:0").ip());
+        Sight::Complaint { tag, complaint: Complaint::PortUnreachable, from, to, port: None }
     }
 
     #[test]
@@ -143,6 +161,18 @@ mod tests {
         assert_eq!(watch.missing(), Some(Entry::Node));
         watch.see(Entry::Node, passing(3), || true).unwrap();
         assert_eq!(watch.missing(), None);
+    }
+
+    #[test]
+    fn what_is_said_to_others_is_no_answer() {
+        let packets = [packet(1, Kind::First)];
+        let mut watch = Watch::new(&packets);
+        let (from, to) = (address("10.0.0.2:0").ip(), address("10.0.0.1:0").ip());
+        for (to, port) in [(from, Some(1000)), (to, Some(999))] {
+            let reset = Sight::Complaint { tag: 1, complaint: Complaint::Reset, from, to, port };
+            watch.see(Entry::World, reset, || true).unwrap();
+        }
+        assert!(watch.fates()[0].is_dropped());
     }
 
     #[test]

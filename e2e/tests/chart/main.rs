@@ -23,7 +23,10 @@ use crate::{
         a_kube_proxy_that_still_runs_is_named_and_waited_for,
         an_api_server_that_cannot_be_reached_is_named_and_nobody_is_ready,
     },
-    values::{every_value_is_documented_and_in_the_schema, the_chart_is_well_formed, wrong_values_are_refused_by_name},
+    values::{
+        every_value_is_documented_and_in_the_schema, the_chart_is_well_formed,
+        wrong_values_are_refused_by_name,
+    },
 };
 
 fn main() -> ExitCode {

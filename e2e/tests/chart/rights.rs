@@ -6,8 +6,7 @@ use anyhow::{Context, Result, ensure};
 use fairlead_e2e::{
     Bed, From,
     chart::{self, Helm, NAMESPACE},
-    examples,
-    probe,
+    examples, probe,
     programs::Make,
     rights::{Given, named},
     service_accounts, tools, wait,
@@ -33,7 +32,7 @@ pub(crate) fn each_missing_right_of_the_programmer_is_named_and_no_other(bed: &m
 fn is_named(bed: &Bed, right: &Given) -> Result<()> {
     let words = right.words();
     let expected = BTreeSet::from([words.clone()]);
-    let before = std::fs::read_to_string(bed.log("programmer-node-1")).unwrap_or_default().len();
+    let before = std::fs::read_to_string(bed.log("programmer-node1")).unwrap_or_default().len();
     let mut process = bed.launch_programmer(1, Make::Ours, &[])?;
     let outcome = wait::until_ok("readiness and the log to name it", DEADLINE, || {
         let (status, page) = probe::http_get(bed.node_netns(1)?, HEALTH, "/readyz")?;
@@ -52,7 +51,15 @@ fn is_named(bed: &Bed, right: &Given) -> Result<()> {
 pub(crate) fn each_right_of_the_test_pod_is_needed(bed: &mut Bed) -> Result<()> {
     let folder = chart::folder();
     let folder = folder.to_str().context("a path that is no text")?;
-    let text = Helm::find()?.run(&["template", "fairlead", folder, "--namespace", NAMESPACE, "--set", "profile=shadow"])?;
+    let text = Helm::find()?.run(&[
+        "template",
+        "fairlead",
+        folder,
+        "--namespace",
+        NAMESPACE,
+        "--set",
+        "profile=shadow",
+    ])?;
     let mut objects = examples::parse(&text)?;
     let account = "fairlead-test";
     objects.retain(|object| object["metadata"]["name"] == account);
@@ -77,7 +84,8 @@ pub(crate) fn each_right_of_the_test_pod_is_needed(bed: &mut Bed) -> Result<()> 
     let told = ask()?;
     ensure!(told.contains("kubernetes"), "{told}");
     for right in Given::by(account, &rights)? {
-        let refusal = right.without(bed.kubernetes(), || ask().err().context("nothing is missed"))?.to_string();
+        let refusal =
+            right.without(bed.kubernetes(), || ask().err().context("nothing is missed"))?.to_string();
         ensure!(refusal.contains("forbidden"), "without the right to {}: {refusal}", right.words());
     }
     for object in &rights {

@@ -6,15 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use fairlead_e2e::{
-    Bed, From,
-    netns::Netns,
-    pki, probe,
-    processes::Process,
-    programs::Make,
-    tools,
-    wait,
-};
+use fairlead_e2e::{Bed, From, netns::Netns, pki, probe, processes::Process, programs::Make, tools, wait};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The programmer's health server, on its node.
@@ -37,6 +29,8 @@ fn lines<'a>(log: &'a str, words: &str) -> Vec<&'a str> {
 
 pub(crate) fn a_kube_proxy_that_still_runs_is_named_and_waited_for(bed: &mut Bed) -> Result<()> {
     let netns = bed.node_netns(1)?;
+    // The log is that of all programmers of the node.
+    let before = std::fs::read_to_string(bed.log("programmer-node1")).unwrap_or_default().len();
     let mut theirs = bed.launch_programmer(1, Make::Genuine, &[])?;
     wait::until_ok("kube-proxy to be healthy", DEADLINE, || {
         let (status, page) = probe::http_get(netns, HEALTH, "/healthz")?;
@@ -47,7 +41,7 @@ pub(crate) fn a_kube_proxy_that_still_runs_is_named_and_waited_for(bed: &mut Bed
     let elsewhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 10356));
     let mut ours = bed.launch_programmer(1, Make::Ours, &["--healthz-bind-address=0.0.0.0:10356"])?;
     await_page(netns, elsewhere, false, "[-]waiting for other proxies: kube-proxy or another")?;
-    let log = ours.log();
+    let log = ours.log().split_off(before);
     ensure!(lines(&log, "still runs on this node").len() == 1, "{log}");
     ensure!(lines(&log, "watching").is_empty(), "it does not wait: {log}");
     theirs.kill()?;
@@ -76,10 +70,14 @@ pub(crate) fn an_api_server_that_cannot_be_reached_is_named_and_nobody_is_ready(
 
 /// Once for each kind of objects that is watched, however often it is tried again.
 fn told_once(process: &Process, words: &str) -> Result<()> {
-    let log = process.log();
     for resource in ["services", "endpointslices"] {
-        let mentioned: Vec<_> = lines(&log, words).into_iter().filter(|line| line.contains(resource)).collect();
-        ensure!(mentioned.len() == 1, "{resource}: {log}");
+        wait::until_ok(&format!("the log to tell of {resource}"), DEADLINE, || {
+            let log = process.log();
+            let told =
+                lines(&log, words).into_iter().filter(|line| line.contains(&format!("{resource}\""))).count();
+            ensure!(told == 1, "{log}");
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -31,12 +31,18 @@ const WRONG: &[(&str, &str)] = &[
     ("programmer.config.mode=ipvs", "/programmer/config/mode"),
     ("programmer.config.iptables.masqueradeBit=32", "/programmer/config/iptables/masqueradeBit"),
     ("programmer.config.conntrack.udpTimeout=30", "/programmer/config/conntrack/udpTimeout"),
-    ("programmer.config.detectLocalMode=BridgeInterface", "programmer.config.detectLocal.bridgeInterface is empty"),
+    (
+        "programmer.config.detectLocalMode=BridgeInterface",
+        "programmer.config.detectLocal.bridgeInterface is empty",
+    ),
     ("programmer.config.healthzBindAddress=:1", "additional properties 'healthzBindAddress'"),
     ("programmer.healthPort=10249", "programmer.healthPort and programmer.metricsPort are both 10249"),
     ("programmer.maxUnavailable=0", "/programmer/maxUnavailable"),
     ("programmer.extraArgs={verbose}", "/programmer/extraArgs/0"),
-    ("programmer.tolerations[0].operater=Exists", "'/programmer/tolerations/0': additional properties 'operater'"),
+    (
+        "programmer.tolerations[0].operater=Exists",
+        "'/programmer/tolerations/0': additional properties 'operater'",
+    ),
     ("beside.nodeLabel=a/b/c", "/beside/nodeLabel"),
     ("shadow.quietPeriod=soon", "/shadow/quietPeriod"),
 ];
@@ -63,7 +69,10 @@ pub(crate) fn wrong_values_are_refused_by_name(_: &mut Bed) -> Result<()> {
     template(&helm, &[])?;
     let refused = |args: &[&str], named: &str| {
         let refusal = template(&helm, args).err().map(|error| error.to_string());
-        assert!(refusal.as_deref().is_some_and(|text| text.contains(named)), "{args:?}, {named}: {refusal:?}");
+        assert!(
+            refusal.as_deref().is_some_and(|text| text.contains(named)),
+            "{args:?}, {named}: {refusal:?}"
+        );
     };
     for (settings, named) in WRONG {
         refused(&["--set", settings], named);
@@ -95,7 +104,9 @@ fn serde_saphyr_value(text: &str) -> Result<Value> {
 
 /// What takes any property, but for maps of texts, and for what is Kubernetes' own.
 fn every_object_is_strict(schema: &Value, path: &str, open: &mut Vec<String>) {
-    let kubernetes = schema["description"].as_str().is_some_and(|text| text.contains("Kubernetes") || text.contains("Helm"));
+    let kubernetes = schema["description"]
+        .as_str()
+        .is_some_and(|text| text.contains("Kubernetes") || text.contains("Helm"));
     if schema["type"] == "object" && !kubernetes && !path.contains("/affinity/") {
         let rest = &schema["additionalProperties"];
         if rest != &Value::Bool(false) && rest["type"] != "string" {
@@ -114,7 +125,9 @@ fn every_object_is_strict(schema: &Value, path: &str, open: &mut Vec<String>) {
 
 /// Groups of values have the keys of the schema and no others. What is empty by default may hold more.
 fn same_keys(values: &Value, schema: &Value, path: &str) -> Result<()> {
-    let (Some(values), Some(known)) = (values.as_object(), schema["properties"].as_object()) else { return Ok(()) };
+    let (Some(values), Some(known)) = (values.as_object(), schema["properties"].as_object()) else {
+        return Ok(());
+    };
     if values.is_empty() {
         return Ok(());
     }

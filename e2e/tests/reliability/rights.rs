@@ -54,7 +54,8 @@ pub(crate) fn a_right_that_is_taken_away_in_churn_is_named_until_it_is_back(bed:
     let wanted = "update endpointslices.discovery.k8s.io";
     let right = given.iter().find(|right| right.words() == wanted).context("no such right in the chart")?;
     in_churn(bed, |bed, churn, _| {
-        right.without(bed.kubernetes(), || replica.await_page(bed, "/readyz", &format!("{ALLOW}{wanted}")))?;
+        right
+            .without(bed.kubernetes(), || replica.await_page(bed, "/readyz", &format!("{ALLOW}{wanted}")))?;
         churn.await_more(50)
     })?;
     replica.await_page(bed, "/readyz", ALL_THERE)?;

@@ -361,7 +361,10 @@ mod tests {
         bench.settle();
         set_endpoints(&mut bench.state, &["10.0.0.1"]);
         bench.refresh();
-        assert!(bench.contradicts("10.96.0.53:53", "10.96.0.53:53"), "it was not translated when there were none");
+        assert!(
+            bench.contradicts("10.96.0.53:53", "10.96.0.53:53"),
+            "it was not translated when there were none"
+        );
     }
 
     #[test]

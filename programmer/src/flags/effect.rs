@@ -114,11 +114,18 @@ pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 /// All flags of `command` by name, and the values that they have.
 pub fn all(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
     let value = |id: &str| {
-        let values: Vec<_> =
-            matches.try_get_raw(id).ok().flatten().into_iter().flatten().map(|value| value.to_string_lossy()).collect();
+        let values: Vec<_> = matches
+            .try_get_raw(id)
+            .ok()
+            .flatten()
+            .into_iter()
+            .flatten()
+            .map(|value| value.to_string_lossy())
+            .collect();
         values.join(",")
     };
-    let flags = command.get_arguments().filter_map(|argument| Some((argument.get_long()?, argument.get_id())));
+    let flags =
+        command.get_arguments().filter_map(|argument| Some((argument.get_long()?, argument.get_id())));
     let mut all: Vec<_> = flags.map(|(name, id)| (name.to_owned(), value(id.as_str()))).collect();
     all.sort();
     all
@@ -131,7 +138,8 @@ impl WithoutEffect {
         let ids: Vec<&str> = matches.ids().map(clap::Id::as_str).filter(given).collect();
         let flag = |id: &&str| format!("--{}", id.replace('_', "-"));
         let of_mode = |id: &str| {
-            id.starts_with("ipvs_") && matches.get_one::<String>("proxy_mode").is_none_or(|mode| mode != "ipvs")
+            id.starts_with("ipvs_")
+                && matches.get_one::<String>("proxy_mode").is_none_or(|mode| mode != "ipvs")
         };
         let (inapplicable, others): (Vec<_>, Vec<_>) =
             ids.iter().copied().partition(|id| INAPPLICABLE.contains(id) || of_mode(id));

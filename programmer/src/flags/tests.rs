@@ -75,7 +75,9 @@ fn booleans_are_written_as_go_does() {
 
 #[test]
 fn empty_address_or_port_0_disables_a_server() {
-    for flags in [["--healthz-bind-address=", "--metrics-bind-address="], ["--healthz-port=0", "--metrics-port=0"]] {
+    for flags in
+        [["--healthz-bind-address=", "--metrics-bind-address="], ["--healthz-port=0", "--metrics-port=0"]]
+    {
         let settings = settings(&flags).unwrap();
         assert_eq!((settings.health_address, settings.metrics_address), (None, None));
     }
@@ -96,11 +98,19 @@ fn deprecated_port_goes_to_an_address_without_one() {
 fn names_values_and_repetitions_are_read_as_go_does() {
     let given = ["x", "--bind_address=a_b", "-v", "--oom_score_adj", "3_4"].map(OsString::from);
     assert_eq!(arguments(given), ["x", "--bind-address=a_b", "-v", "--oom-score-adj", "3_4"]);
-    let flags = ["--masquerade-all=T", "--iptables-localhost-nodeports=0", "--nodeport-addresses=10.0.0.0/8",
-        "--nodeport-addresses=fd00::/8", "--oom-score-adj=1", "--oom-score-adj=2"];
+    let flags = [
+        "--masquerade-all=T",
+        "--iptables-localhost-nodeports=0",
+        "--nodeport-addresses=10.0.0.0/8",
+        "--nodeport-addresses=fd00::/8",
+        "--oom-score-adj=1",
+        "--oom-score-adj=2",
+    ];
     let settings = settings(&flags).unwrap();
     assert!(settings.masquerade_all && !settings.localhost_node_ports);
-    assert!(matches!(settings.node_port_addresses, NodePortAddresses::Networks(networks) if networks.len() == 2));
+    assert!(
+        matches!(settings.node_port_addresses, NodePortAddresses::Networks(networks) if networks.len() == 2)
+    );
     assert_eq!(settings.oom_score_adj, 2);
 }
 

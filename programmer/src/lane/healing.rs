@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
-    Lane,
+    Cause, Lane,
     job::{Job, Task, spawn},
 };
 use crate::{
@@ -53,7 +53,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         match result {
             Ok(report) if report.drift.is_nothing() => debug!(%family, "rules are as they should be"),
             Ok(report) => self.repaired(&report),
-            Err(error) => self.failed(None, FxHashMap::default(), &error),
+            Err(error) => self.failed(Some(Cause::Drift), FxHashMap::default(), &error),
         }
     }
 

@@ -37,11 +37,7 @@ impl Drop for Bench {
 }
 
 fn node_basis() -> Basis {
-    let kernel = Kernel {
-        features: Features::ALL,
-        liberal_tcp: false,
-        route_localnet: true,
-    };
+    let kernel = Kernel { features: Features::ALL, liberal_tcp: false, route_localnet: true };
     basis(Family::V4, &testing::settings(), kernel, Some(&builders::node("node-a", "192.168.0.2", "a")))
 }
 

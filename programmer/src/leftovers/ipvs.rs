@@ -206,7 +206,7 @@ fn destroy_set(name: &str) -> io::Result<bool> {
 fn destruction(name: &str) -> Request {
     let mut text = name.as_bytes().to_vec();
     text.push(0);
-    Request::new(DESTROY_SET, &[0; 4]).with(SET_PROTOCOL, &[PROTOCOL]).with(SET_NAME, &text)
+    Request::new(DESTROY_SET, &[0; 4]).exclusive().with(SET_PROTOCOL, &[PROTOCOL]).with(SET_NAME, &text)
 }
 
 #[cfg(test)]

@@ -111,7 +111,8 @@ mod tests {
     const RULES: &str = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j ACCEPT\n-A INPUT -j DROP\nCOMMIT\n";
 
     fn variant(nft_mangle: &str, legacy: &str, nft: &str) -> Variant {
-        Evidence { nft_mangle: nft_mangle.to_owned(), legacy: legacy.to_owned(), nft: nft.to_owned() }.variant()
+        Evidence { nft_mangle: nft_mangle.to_owned(), legacy: legacy.to_owned(), nft: nft.to_owned() }
+            .variant()
     }
 
     #[test]

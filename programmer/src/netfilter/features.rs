@@ -86,12 +86,18 @@ impl Feature {
         match self {
             Self::Bpf => "every endpoint gets a chain of its own, as with kube-proxy",
             Self::Recent => "sessionAffinity has no effect",
-            Self::Statistic => "the client's source port chooses the endpoint, so one client may meet few of them",
+            Self::Statistic => {
+                "the client's source port chooses the endpoint, so one client may meet few of them"
+            }
             Self::Nfacct => "invalid packets and those to node ports on localhost are not counted",
             Self::RandomFully => "source ports of masqueraded connections are not randomized",
             Self::Comment => "rules have no comments",
-            Self::Conntrack => "replies are accepted only where the policy of FORWARD is, and node ports are not open on 127.0.0.1",
-            Self::Mark => "everything that goes to a Service is masqueraded, and KUBE-MARK-MASQ has no effect",
+            Self::Conntrack => {
+                "replies are accepted only where the policy of FORWARD is, and node ports are not open on 127.0.0.1"
+            }
+            Self::Mark => {
+                "everything that goes to a Service is masqueraded, and KUBE-MARK-MASQ has no effect"
+            }
             Self::AddressType => "the node's addresses are listed one by one",
             Self::Reject => "packets to Services without endpoints are dropped, not rejected",
             Self::Masquerade => "nothing is masqueraded: clients outside reach endpoints on this node only",
@@ -188,7 +194,8 @@ impl Features {
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, feature) in Feature::ALL.into_iter().enumerate() {
-            let (space, absent) = (if index > 0 { " " } else { "" }, if self.has(feature) { "" } else { "!" });
+            let (space, absent) =
+                (if index > 0 { " " } else { "" }, if self.has(feature) { "" } else { "!" });
             write!(f, "{space}{absent}{}", feature.as_str())?;
         }
         Ok(())
@@ -271,10 +278,8 @@ mod tests {
         for variant_text in ["-m recent", "-m statistic", "-j REJECT", "-m comment"] {
             let model = Model::default();
             model.refuse_text(variant_text, false);
-            let found: Vec<_> = Feature::ALL
-                .into_iter()
-                .filter(|feature| feature.trial().2.contains(variant_text))
-                .collect();
+            let found: Vec<_> =
+                Feature::ALL.into_iter().filter(|feature| feature.trial().2.contains(variant_text)).collect();
             let mut works_alone = Vec::new();
             for feature in Feature::ALL {
                 if !works(&model, &[feature]).await {

@@ -209,7 +209,9 @@ mod tests {
     #[test]
     fn comparison_is_repeated_until_nobody_wrote_meanwhile() {
         let mut ledger = ledger();
-        for (writers, before, after, again) in [(1, 49, 50, true), (0, 50, 48, true), (1, 48, 50, true), (0, 50, 50, false)] {
+        for (writers, before, after, again) in
+            [(1, 49, 50, true), (0, 50, 48, true), (1, 48, 50, true), (0, 50, 50, false)]
+        {
             ledger.begin(counts(before), true);
             ledger.end(counts(after), Some((writers, OURS)));
             assert_eq!(!ledger.take(counts(after)).is_nothing(), again);

@@ -32,6 +32,7 @@ const DELETE_RULE: u16 = SUBSYSTEM | 8;
 const GENERATION: u16 = SUBSYSTEM | 15;
 /// Attributes.
 const TABLE_NAME: u16 = 1;
+const CHAIN_HANDLE: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 const RULE_CHAIN: u16 = 2;
 const GENERATION_PROCESS: u16 = 2;
@@ -72,10 +73,36 @@ impl Touched {
     }
 }
 
+/// Tells a renamed chain from a new one: both are announced by name, as new, but numbers of new chains only grow.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// The newest chain of each table, since we listen.
+    newest: BTreeMap<Table, u64>,
+    /// Chains of others that were announced before.
+    strangers: BTreeSet<(Table, u64)>,
+}
+
+impl Numbers {
+    /// Whether the chain, which is announced under this name, may have been one of ours: it is old, and nothing was heard of
+    /// it but that.
+    fn may_have_been_ours(&mut self, table: &Table, number: u64, name: &str) -> bool {
+        let newest = self.newest.get(table).copied();
+        // Until the first one was made that we heard of, any may be old.
+        let is_old = newest.is_none_or(|newest| number <= newest);
+        self.newest.insert(table.clone(), newest.map_or(number, |newest| newest.max(number)));
+        !name.starts_with("KUBE-") && self.strangers.insert((table.clone(), number)) && is_old
+    }
+
+    fn forget(&mut self, table: &Table, number: u64) {
+        self.strangers.remove(&(table.clone(), number));
+    }
+}
+
 /// Who touched what. Pure: messages go in, suspicions come out.
 #[derive(Debug)]
 struct Notes {
     family: u8,
+    numbers: Numbers,
     /// The transaction whose end has not come.
     open: Touched,
     /// By others.
@@ -90,7 +117,8 @@ impl Notes {
             Family::V4 => 2,
             Family::V6 => 10,
         };
-        Self { family, open: Touched::default(), foreign: Touched::default(), window: None }
+        let (open, foreign) = (Touched::default(), Touched::default());
+        Self { family, numbers: Numbers::default(), open, foreign, window: None }
     }
 
     fn observe(&mut self, message: Message<'_>) {
@@ -118,7 +146,16 @@ impl Notes {
         if let (Some(table), Some(chain)) =
             (find(attributes, TABLE_NAME).and_then(text), chain.and_then(text))
         {
-            self.open.add(ChainRef::new(Table::named(table), ChainName::from(chain)));
+            let table = Table::named(table);
+            let number = find(attributes, CHAIN_HANDLE).and_then(|value| value.try_into().ok());
+            match (message.kind, number.map(u64::from_be_bytes)) {
+                (NEW_CHAIN, Some(number)) => {
+                    self.open.everything |= self.numbers.may_have_been_ours(&table, number, chain);
+                }
+                (DELETE_CHAIN, Some(number)) => self.numbers.forget(&table, number),
+                _ => {}
+            }
+            self.open.add(ChainRef::new(table, ChainName::from(chain)));
         }
     }
 
@@ -259,6 +296,15 @@ mod tests {
         notes.observe(Message { kind: NEW_RULE, body: &body });
     }
 
+    fn new_chain(notes: &mut Notes, number: u64, name: &str) {
+        let mut body = vec![V4, 0, 0, 0];
+        body.extend(attribute(TABLE_NAME, b"nat\0"));
+        body.extend(attribute(CHAIN_HANDLE, &number.to_be_bytes()));
+        body.extend(attribute(CHAIN_NAME, format!("{name}\0").as_bytes()));
+        notes.observe(Message { kind: NEW_CHAIN, body: &body });
+        end(notes, 1);
+    }
+
     fn end(notes: &mut Notes, process: u32) {
         let mut body = vec![0, 0, 0, 0];
         body.extend(attribute(1, &[0, 0, 0, 9]));
@@ -322,6 +368,23 @@ mod tests {
         }
         end(&mut notes, 1);
         assert_eq!(notes.take(&ours), Suspicion::Everything);
+    }
+
+    #[test]
+    fn chain_that_takes_another_name_makes_everything_suspect_once() {
+        let mut notes = notes();
+        new_chain(&mut notes, 7, "KUBE-SERVICES");
+        assert_eq!(notes.take(&ours), Suspicion::Chains([chain("KUBE-SERVICES")].into()));
+        for (number, name, is_suspected) in [
+            (9, "DOCKER", false),
+            (9, "DOCKER", false),
+            (7, "KEPT", true),
+            (7, "KEPT", false),
+            (5, "OLD", true),
+        ] {
+            new_chain(&mut notes, number, name);
+            assert_eq!(!notes.take(&ours).is_nothing(), is_suspected, "{name}");
+        }
     }
 
     #[test]

@@ -128,7 +128,8 @@ fn page(headers: &HeaderMap, kind: &str, text: String, fields: Value) -> Respons
         object.extend(fields);
     }
     let content_type = format!("{media};g={GROUP};v={version};as={kind}");
-    let mut response = (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], pretty(&object)).into_response();
+    let mut response =
+        (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], pretty(&object)).into_response();
     if version == VERSIONS[0] {
         let page = kind.to_lowercase();
         let warning = format!(

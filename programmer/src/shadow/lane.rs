@@ -214,9 +214,28 @@ impl<R: Rules> Lane<R> {
                 let news = self.wiring.ledger.lock().unchanged(Moment::now());
                 self.conclude(&news, false);
             }
+            Err(LookError::Absent) if self.has_nothing_to_compare() => self.idle(),
             Err(error) => self.hindered(&error),
         }
         Work::Nothing
+    }
+
+    /// A cluster of one family has nodes that could have both.
+    fn has_nothing_to_compare(&self) -> bool {
+        self.book.as_ref().is_some_and(|book| book.state.services().next().is_none())
+    }
+
+    /// Nobody programmed this family, and nobody has to.
+    fn idle(&mut self) {
+        let Wiring { ref ledger, ref gate, .. } = self.wiring;
+        gate.open();
+        let mut ledger = ledger.lock();
+        ledger.forget();
+        ledger.obstacle = Some("no Services, and no rules".to_owned());
+        ledger.pending = self.asked;
+        drop(ledger);
+        self.take_rest();
+        self.due = self.due.min(Instant::now() + BLIND_PERIOD);
     }
 
     fn start_comparison(&mut self, dump: Dump) -> Result<Option<Work>, LookError> {

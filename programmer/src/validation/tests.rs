@@ -79,7 +79,8 @@ fn address_alone_gets_the_usual_port_and_ipv6_moves_the_defaults() {
 fn logs_and_the_pace_of_requests_are_checked_and_0_is_the_default_in_a_file() {
     let settings = read(json!({"clientConnection": {"qps": 0, "burst": 0}})).unwrap();
     assert_eq!((settings.api_rate, settings.log), ((5.0, 10), LogSettings::default()));
-    let file = json!({"clientConnection": {"qps": 7.5, "burst": 3}, "logging": {"format": "json", "verbosity": 4}});
+    let file =
+        json!({"clientConnection": {"qps": 7.5, "burst": 3}, "logging": {"format": "json", "verbosity": 4}});
     let settings = read(file).unwrap();
     assert_eq!((settings.api_rate, settings.log), ((7.5, 3), LogSettings { json: true, verbosity: 4 }));
     let problems =

@@ -127,7 +127,12 @@ fn key(object: &Value) -> (String, String) {
     (text(&object["kind"]), text(&object["metadata"]["name"]))
 }
 
-async fn answer(State(mut shared): State<Shared>, uri: Uri, RawQuery(query): RawQuery, body: String) -> Response {
+async fn answer(
+    State(mut shared): State<Shared>,
+    uri: Uri,
+    RawQuery(query): RawQuery,
+    body: String,
+) -> Response {
     // An error would be that the test is over.
     drop(shared.answering.wait_for(|answering| *answering).await);
     let resource = uri.path().rsplit('/').next().unwrap_or_default();

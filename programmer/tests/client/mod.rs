@@ -73,7 +73,8 @@ fn sample(block: &str) -> Sample {
     let (status, rest) = rest.split_once('\n').unwrap();
     let (head, body) = rest.split_once("\n\n").unwrap();
     let parts: Vec<_> = first.split("  ").collect();
-    let request = parts.iter().position(|part| part.split_once(' ').is_some_and(|(method, _)| is_method(method)));
+    let request =
+        parts.iter().position(|part| part.split_once(' ').is_some_and(|(method, _)| is_method(method)));
     let request = request.unwrap();
     let (method, url) = parts[request].split_once(' ').unwrap();
     let place = url.trim_start_matches("http://");
@@ -102,7 +103,8 @@ pub fn ask(port: u16, method: &str, path: &str, header: &str) -> Option<Answer> 
     stream.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     let (status, head) = head.split_once("\r\n")?;
-    let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let length =
+        head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
     assert!(length.is_none_or(|length: usize| length == body.len()), "{text}");
     Some(Answer::of(status.strip_prefix("HTTP/1.1 ")?, head, body))
 }

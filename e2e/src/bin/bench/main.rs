@@ -32,8 +32,8 @@ struct Args {
     /// Numbers of Services that proxies are compared with.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 30_000])]
     services: Vec<usize>,
-    /// Only the proxies whose name contains one of these words, such as `fairlead`, `legacy`, `nftables` or `shortest`.
-    #[arg(long, value_delimiter = ',')]
+    /// Only the proxies whose name contains this, such as `fairlead`, `legacy`, `nftables` or `shortest`; may be repeated.
+    #[arg(long)]
     only: Vec<String>,
     /// Also the proxies that take many minutes at the number of Services.
     #[arg(long)]

@@ -7,8 +7,6 @@ use super::{
     kernel::{Kernel, Reply},
     packets::Question,
 };
-use crate::tun::Fate;
-
 /// Fails when a packet fares differently, by the rules or in the kernels.
 pub(super) fn compare(
     question: &Question,
@@ -17,6 +15,9 @@ pub(super) fn compare(
     ours: (&Kernel, &Reply),
 ) -> Result<()> {
     let ((their_kernel, theirs), (our_kernel, own)) = (genuine, ours);
+    if let Some(objection) = theirs.objection.as_ref().or(own.objection.as_ref()) {
+        bail!("{objection}");
+    }
     if theirs.traced != own.traced {
         bail!(
             "{question}\nkube-proxy: {}\nours: {}\nkube-proxy's rules:\n{}\nours:\n{}",
@@ -26,14 +27,13 @@ pub(super) fn compare(
             our_kernel.way(question, host)
         )
     }
-    // Where chance decides, each kernel was held against what is possible.
-    if theirs.seen.destination() == own.seen.destination() && told(&theirs.seen) != told(&own.seen) {
-        bail!("{question}\nkube-proxy's kernel: {}\nours: {}", theirs.seen, own.seen)
+    // Where chance decides, each kernel was held against what is possible. Where kube-proxy itself listens, for health
+    // checks, nobody complains.
+    let same_way = theirs.seen.destination() == own.seen.destination();
+    if let (Some(theirs), Some(own), true) = (theirs.seen.answer, own.seen.answer, same_way)
+        && theirs != own
+    {
+        bail!("{question}\nkube-proxy's node says: {theirs:?}\nours: {own:?}");
     }
     Ok(())
-}
-
-/// What the sender hears.
-fn told(fate: &Fate) -> Option<crate::tun::Answer> {
-    fate.answer
 }

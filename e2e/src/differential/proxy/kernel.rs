@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use fairlead_compiler::{Dump, Fate, Host, Tracer, parse, trace};
+use fairlead_compiler::{Dump, Fate, Host, Outcome, Tracer, parse, trace};
 use fairlead_objects::Family;
 
 use super::{
@@ -28,6 +28,9 @@ pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// was.)
 const ATTEMPTS: usize = 4;
 
+/// Tables without rules.
+const EMPTY: &str = "*mangle\nCOMMIT\n*filter\nCOMMIT\n*nat\nCOMMIT\n";
+
 /// What belongs to each family.
 pub(super) type Both<T> = [T; 2];
 
@@ -44,6 +47,15 @@ pub(super) struct Reply {
     pub(super) traced: Fate,
     /// What its kernel did.
     pub(super) seen: tun::Fate,
+    /// Why these two do not agree, if they do not.
+    pub(super) objection: Option<String>,
+}
+
+impl Reply {
+    /// Whether a Service does something with it.
+    pub(super) fn meets_service(&self) -> bool {
+        self.traced.outcomes.keys().any(|outcome| *outcome != Outcome::NoMatch)
+    }
 }
 
 /// A node.
@@ -89,6 +101,14 @@ impl Kernel {
             .map(drop)
     }
 
+    /// Removes all rules, and what goes with them, that an earlier run left.
+    pub(super) fn clear(&self) -> Result<()> {
+        for family in FAMILIES {
+            self.run(family, "restore", &["-w", "5"], EMPTY)?;
+        }
+        self.harness.netns().sysctl(&[("ipv4/conf/all/route_localnet", "0")])
+    }
+
     /// Takes these rules for what was read.
     pub(super) fn pretend(&mut self, change: fn(&mut Dump)) {
         self.dumps.iter_mut().for_each(change);
@@ -111,62 +131,57 @@ impl Kernel {
         Ok(output)
     }
 
-    /// Sends every packet, and holds what became of it against the rules that were read.
+    /// Sends every packet, and holds what became of it against the rules that were read. Fails only if it cannot.
     pub(super) fn ask(&mut self, questions: &[Question], hosts: &Both<Host>) -> Result<Vec<Reply>> {
-        self.harness.forget_connections()?;
+        let Self { side, harness, dumps, .. } = self;
+        harness.forget_connections()?;
         let probes: Vec<_> = questions.iter().map(Question::probe).collect();
-        let seen = self.harness.send_all(&probes)?;
-        let dumps = self.dumps.clone();
+        let fates = harness.send_all(&probes)?;
         let tracers = [Tracer::new(&dumps[0]), Tracer::new(&dumps[1])];
         let mut replies = Vec::with_capacity(questions.len());
-        for (question, seen) in questions.iter().zip(seen) {
-            let (tracer, host) = (of(&tracers, question.family()), of(hosts, question.family()));
-            let traced = question.trace(tracer, host);
-            let seen = self.settle(question, host, &traced, seen).with_context(|| self.about(question, host))?;
-            replies.push(Reply { traced, seen });
+        for (question, seen) in questions.iter().zip(fates) {
+            let family = question.family();
+            let traced = question.trace(of(&tracers, family), of(hosts, family));
+            let mut reply = Reply { traced, seen, objection: None };
+            if let Err(objection) = settle(harness, question, of(hosts, family), &mut reply) {
+                let way = way(of(dumps, family), question, of(hosts, family));
+                reply.objection = Some(format!("{side}: {objection:#}\n{way}"));
+            }
+            replies.push(reply);
         }
         Ok(replies)
     }
 
-    /// What the kernel did, as far as it agrees; sends the packet again while that is unclear.
-    fn settle(
-        &mut self,
-        question: &Question,
-        host: &Host,
-        traced: &Fate,
-        mut seen: tun::Fate,
-    ) -> Result<tun::Fate> {
-        for _ in 0..ATTEMPTS {
-            match agreement(question, host, traced, &seen) {
-                Agreement::Yes => return self.stick(question, seen),
-                Agreement::No => bail!("the kernel: {seen}\ntraced: {traced}"),
-                Agreement::Unclear => seen = self.harness.send(&question.probe())?,
-            }
-        }
-        bail!("the kernel, again and again: {seen}\ntraced: {traced}")
-    }
-
-    /// Where clients are remembered, the next connection of this one has to go where this one went.
-    fn stick(&mut self, question: &Question, seen: tun::Fate) -> Result<tun::Fate> {
-        if question.sticks && seen.destination() != Some(question.destination()) {
-            let next = self.harness.send(&question.probe())?;
-            let same = next.destination() == seen.destination();
-            ensure!(same, "the client was led elsewhere the second time: {seen}; {next}");
-        }
-        Ok(seen)
-    }
-
-    fn about(&self, question: &Question, host: &Host) -> String {
-        let (side, dump) = (self.side, self.installed(question.family()));
-        let steps = if question.is_first() { self.way(question, host) } else { String::new() };
-        let rules: usize = dump.tables.values().flat_map(|chains| chains.values()).map(|c| c.rules.len()).sum();
-        format!("{side}'s kernel and the tracer disagree on {question} ({rules} rules)\n{steps}")
-    }
-
     /// The rules that a packet met, for whoever reads about a difference.
     pub(super) fn way(&self, question: &Question, host: &Host) -> String {
-        let traced = trace(self.installed(question.family()), &question.packet, host);
-        let line = |step: &fairlead_compiler::Step| format!("  {} {} {}", step.table, step.chain, step.rule);
-        traced.path.iter().map(line).collect::<Vec<_>>().join("\n")
+        way(self.installed(question.family()), question, host)
     }
+}
+
+/// Whether kernel and tracer agree; sends the packet again while that is unclear.
+fn settle(harness: &mut Harness, question: &Question, host: &Host, reply: &mut Reply) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        match agreement(question, host, &reply.traced, &reply.seen) {
+            Agreement::Yes => return stick(harness, question, &reply.seen),
+            Agreement::No => break,
+            Agreement::Unclear => reply.seen = harness.send(&question.probe())?,
+        }
+    }
+    bail!("the kernel and the tracer disagree on {question}\nkernel: {}\ntracer: {}", reply.seen, reply.traced)
+}
+
+/// Where clients are remembered, the next connection of this one has to go where this one went.
+fn stick(harness: &mut Harness, question: &Question, seen: &tun::Fate) -> Result<()> {
+    if question.sticks && seen.destination().is_some_and(|target| target != question.destination()) {
+        let next = harness.send(&question.probe())?;
+        let same = next.destination() == seen.destination();
+        ensure!(same, "the client of {question} was led elsewhere the second time: {seen}; {next}");
+    }
+    Ok(())
+}
+
+fn way(dump: &Dump, question: &Question, host: &Host) -> String {
+    let traced = trace(dump, &question.packet, host);
+    let line = |step: &fairlead_compiler::Step| format!("  {} {} {}", step.table, step.chain, step.rule);
+    traced.path.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -2,7 +2,7 @@
 //! in which they were made.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -36,21 +36,23 @@ impl Marker {
         Self { port: 1000 + moment, target: 22_000 + moment }
     }
 
-    fn addresses(family: Family) -> (&'static str, &'static str) {
+    /// Its cluster IP, its endpoint, and who asks.
+    fn addresses(family: Family) -> [&'static str; 3] {
         match family {
-            Family::V4 => ("10.96.255.250", "10.244.99.1"),
-            Family::V6 => ("fd00:96::ffff", "fd00:244:0:99::1"),
+            Family::V4 => ["10.96.255.250", "10.244.99.1", "10.244.99.2"],
+            Family::V6 => ["fd00:96::ffff", "fd00:244:0:99::1", "fd00:244:0:99::2"],
         }
     }
 
     pub(super) fn objects(self) -> Vec<Value> {
-        let (v4, v6) = (Self::addresses(Family::V4), Self::addresses(Family::V6));
+        let [v4, endpoint4, _] = Self::addresses(Family::V4);
+        let [v6, endpoint6, _] = Self::addresses(Family::V6);
         let mut objects = vec![json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": "marker"},
-            "spec": {"clusterIP": v4.0, "clusterIPs": [v4.0, v6.0], "ipFamilies": ["IPv4", "IPv6"],
+            "spec": {"clusterIP": v4, "clusterIPs": [v4, v6], "ipFamilies": ["IPv4", "IPv6"],
                      "ipFamilyPolicy": "RequireDualStack", "ports": [{"name": "at", "protocol": "TCP", "port": self.port}]},
         })];
-        for (family, (_, endpoint)) in [(Family::V4, v4), (Family::V6, v6)] {
+        for (family, endpoint) in [(Family::V4, endpoint4), (Family::V6, endpoint6)] {
             objects.push(json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family.as_str(),
                 "metadata": {"namespace": "default", "name": format!("marker-{}", family.as_str().to_lowercase()),
@@ -66,10 +68,9 @@ impl Marker {
     pub(super) fn await_in(self, harness: &mut Harness) -> Result<()> {
         let began = Instant::now();
         for family in FAMILIES {
-            let (ip, endpoint) = Self::addresses(family);
-            let (ip, endpoint): (IpAddr, IpAddr) = (parse_address(ip)?, parse_address(endpoint)?);
-            let probe = Probe::new(Entry::World, endpoint, Protocol::Tcp, SocketAddr::new(ip, self.port));
-            let target = Some(SocketAddr::new(endpoint, self.target));
+            let [ip, endpoint, client] = Self::addresses(family).map(parse_address);
+            let probe = Probe::new(Entry::World, client?, Protocol::Tcp, SocketAddr::new(ip?, self.port));
+            let target = Some(SocketAddr::new(endpoint?, self.target));
             loop {
                 let fate = harness.send(&probe)?;
                 if fate.destination() == target {

@@ -129,10 +129,6 @@ impl Question {
         SocketAddr::new(self.packet.destination, self.packet.destination_port)
     }
 
-    pub(super) fn is_first(&self) -> bool {
-        self.kind == Kind::First
-    }
-
     /// As it is sent.
     pub(super) fn probe(&self) -> Probe {
         let entry = match &self.packet.origin {
@@ -147,7 +143,7 @@ impl Question {
     pub(super) fn trace(&self, tracer: &Tracer<'_>, host: &Host) -> Fate {
         let invalid = match self.kind {
             Kind::First => false,
-            Kind::Stray => self.packet.protocol == Protocol::Tcp,
+            Kind::Stray => self.packet.protocol != Protocol::Udp,
             Kind::Damaged => self.packet.origin != Origin::Node,
         };
         if invalid { tracer.fate_of_invalid(&self.packet, host) } else { tracer.fate(&self.packet, host) }
@@ -157,18 +153,22 @@ impl Question {
     pub(super) fn may_be_lost(&self, traced: &Fate) -> bool {
         let Packet { source, destination, .. } = self.packet;
         let passes = traced.outcomes.contains_key(&Outcome::NoMatch);
-        let nowhere = match destination {
-            IpAddr::V4(v4) => v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast(),
-            IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
-        };
         let inward = destination.is_loopback() && self.packet.origin != Origin::Node;
-        (passes && (nowhere || inward)) || (source.is_loopback() && !self.routes_loopback)
+        (passes && (inward || is_no_host(destination))) || (source.is_loopback() && !self.routes_loopback)
     }
 }
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.probe())
+    }
+}
+
+/// Addresses that no packet of a connection has.
+fn is_no_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
     }
 }
 
@@ -218,6 +218,8 @@ pub(super) fn questions(
         }
     }
     questions.push(question(facts.node_ip, Origin::Node, Kind::Stray));
+    // A node does not send to everybody at once as it sends to one.
+    questions.retain(|question| question.packet.origin != Origin::Node || !is_no_host(frontend.address));
     // And what no Service listens on.
     if let Some(source) = clients.first() {
         let mut nobody = question(*source, place.origin(*source, &host), Kind::First);

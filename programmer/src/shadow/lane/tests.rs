@@ -174,6 +174,19 @@ async fn what_has_not_changed_is_looked_at_and_not_compared_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn family_without_services_needs_no_proxy() {
+    let bench = Bench::start("");
+    bench.tell(Change::Listed(Kind::Services)).await;
+    bench.tell(Change::Listed(Kind::EndpointSlices)).await;
+    bench.basis.send_replace(Some(known_basis()));
+    bench.until("a look", |ledger| !ledger.pending).await;
+    assert!(bench.readiness.is_ready());
+    assert_eq!(bench.metric("proxy_present{ip_family=\"IPv4\"}"), "0");
+    bench.tell(Change::Service(Arc::new(service()))).await;
+    bench.until("the obstacle", |ledger| ledger.obstacle.as_ref().is_some_and(|it| it.contains("no chain"))).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn node_without_a_proxy_is_told_and_not_ready() {
     let bench = Bench::start("");
     bench.inform().await;

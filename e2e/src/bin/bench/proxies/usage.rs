@@ -86,5 +86,8 @@ fn rss_of_tree(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib: u64 = rss.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default();
-    (kib << 10) + children(pid).into_iter().map(rss_of_tree).sum::<u64>()
+    let program = |pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    // Until a child has become another program, it lives in its parent's memory.
+    let children = children(pid).into_iter().filter(|child| program(*child) != program(pid));
+    (kib << 10) + children.map(rss_of_tree).sum::<u64>()
 }
