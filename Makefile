@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint tools build clean-bed need-root chart image
+.PHONY: help demo test e2e bench lint tools build clean-bed need-root chart image
 # Tools come before what is built with them.
 .NOTPARALLEL:
 
@@ -18,7 +18,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: need-root tools build ## Show it: a two-node cluster on this machine, every kind of Service, real packets (root; KEEP=1 leaves it running)
 	@$(TARGET)/debug/demo $(if $(KEEP),--keep)
@@ -27,6 +27,11 @@ test: tools lint build ## Pass all tests: lints, documentation, unit, golden, pr
 	cargo test --workspace --exclude fairlead-e2e $(LOCKED)
 	cargo test --package fairlead-e2e --lib $(LOCKED)
 	e2e/run-suites.sh $(LOCKED)
+
+e2e: need-root tools build image ## Real kubelets, the Helm chart, the examples in real Pods, Kubernetes' own end-to-end tests (root; FULL=1 for all of them, KEEP=1 leaves it running)
+	@e2e/cluster/build.sh
+	@FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster $(if $(KEEP),--keep)
+	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --nodes 6 --specs further)
 
 bench: need-root ## Measure planning, compiling, programming and first packets, with optimisation (root; some minutes)
 	cargo run --release -p fairlead-e2e --bin bench $(LOCKED)

@@ -11,7 +11,7 @@ use crate::{
     chains::{ServiceRules, internal_masquerade},
     config::Config,
     delta::{ChainRef, Delta},
-    dispatch::{Entry, LEAF_MAX, Space, Tree},
+    dispatch::{Entry, EntryId, LEAF_MAX, Space, Tree},
     facts::NodeFacts,
     frontends::Scope,
     matches::{AddressSide, Match},
@@ -36,7 +36,7 @@ pub fn compile(state: &ProxyState, config: &Config, facts: &NodeFacts) -> Rulese
 pub struct Rulebook {
     config: Config,
     facts: NodeFacts,
-    services: BTreeMap<ServiceKey, ServiceRules>,
+    services: BTreeMap<ServiceKey, Places>,
     /// Services that are treated as absent.
     excluded: BTreeSet<ServiceKey>,
     trees: BTreeMap<Scope, Tree>,
@@ -45,6 +45,24 @@ pub struct Rulebook {
     commented: bool,
     /// What touched chains were when changes were last taken.
     before: BTreeMap<ChainRef, Option<Chain>>,
+}
+
+/// Where the rules of a Service are: its entries in trees, and its chains in nat.
+#[derive(Debug, Default)]
+struct Places {
+    entries: Box<[(Scope, EntryId)]>,
+    chains: Box<[ChainName]>,
+}
+
+impl Places {
+    fn of(rules: &ServiceRules) -> Self {
+        let (entries, chains) = (rules.entries.keys(), rules.chains.keys());
+        Self { entries: entries.cloned().collect(), chains: chains.cloned().collect() }
+    }
+
+    fn is_nowhere(&self) -> bool {
+        self.entries.is_empty() && self.chains.is_empty()
+    }
 }
 
 impl Rulebook {
@@ -110,10 +128,17 @@ impl Rulebook {
         let adapted = |own: &Rule| adapted(vec![own.clone()], &self.config, &self.facts);
         let written =
             |own: &Rule| own.to_string() == rule || adapted(own).iter().any(|own| own.to_string() == rule);
-        let owns = |rules: &ServiceRules| {
-            rules.chains.contains_key(chain) || rules.entries.values().flat_map(Entry::all_rules).any(written)
+        let entry = |(scope, id): &(Scope, EntryId)| self.trees.get(scope)?.get(id);
+        let owns = |places: &Places| {
+            places.chains.iter().any(|own| own.as_str() == chain)
+                || places
+                    .entries
+                    .iter()
+                    .filter_map(entry)
+                    .flat_map(Entry::all_rules)
+                    .any(written)
         };
-        self.services.iter().filter(|(_, rules)| owns(rules)).map(|(key, _)| key.clone()).collect()
+        self.services.iter().filter(|(_, places)| owns(places)).map(|(key, _)| key.clone()).collect()
     }
 
     /// The ruleset as it should be installed now.
@@ -147,6 +172,11 @@ impl Rulebook {
         delta
     }
 
+    /// As [`Self::take_changes`], for those who compare everything anyway.
+    pub fn forget_changes(&mut self) {
+        self.before.clear();
+    }
+
     fn every_service(&self, state: &ProxyState) -> BTreeSet<ServiceKey> {
         self.services.keys().chain(state.services().map(|(key, _)| key)).cloned().collect()
     }
@@ -166,30 +196,30 @@ impl Rulebook {
     }
 
     fn replace_service(&mut self, key: &ServiceKey, new: ServiceRules, touched: &mut BTreeSet<Scope>) {
-        let old = self.services.remove(key).unwrap_or_default();
-        for ((scope, id), _) in old.entries.iter().filter(|(place, _)| !new.entries.contains_key(place)) {
+        let (old, places) = (self.services.remove(key).unwrap_or_default(), Places::of(&new));
+        for (scope, id) in old.entries.iter().filter(|place| !new.entries.contains_key(*place)) {
             touched.insert(*scope);
             if let Some(tree) = self.trees.get_mut(scope) {
                 tree.remove(id);
             }
         }
-        for (place, entry) in
-            new.entries.iter().filter(|(place, entry)| old.entries.get(place) != Some(entry))
-        {
-            let (scope, id) = place;
-            touched.insert(*scope);
-            if let Some(tree) = self.trees.get_mut(scope) {
-                tree.insert(id.clone(), entry.clone());
+        for ((scope, id), entry) in new.entries {
+            if let Some(tree) = self.trees.get_mut(&scope)
+                && tree.get(&id) != Some(&entry)
+            {
+                touched.insert(scope);
+                tree.insert(id, entry);
             }
         }
-        for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
+        for name in old.chains.iter().filter(|name| !new.chains.contains_key(*name)) {
             self.set_chain(Table::Nat, name.clone(), None);
         }
-        for (name, rules) in new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(*rules)) {
-            self.set_chain(Table::Nat, name.clone(), Some(rules.clone().into()));
+        // Those that are as before are no changes; taking them sees to that.
+        for (name, rules) in new.chains {
+            self.set_chain(Table::Nat, name, Some(rules.into()));
         }
-        if new != ServiceRules::default() {
-            self.services.insert(key.clone(), new);
+        if !places.is_nowhere() {
+            self.services.insert(key.clone(), places);
         }
     }
 

@@ -21,8 +21,8 @@ use crate::{
 pub struct ProxyState {
     family: Family,
     services: BTreeMap<ServiceKey, Vec<ServicePort>>,
-    /// Slices of each Service, by name.
-    slices: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Slice>>,
+    /// Slices of each Service, in the order of their names. Most have one, for which a map would be large.
+    slices: BTreeMap<ServiceKey, Vec<(Arc<str>, Slice)>>,
     /// Which Service a slice, by namespace and name, belonged to when last seen.
     owners: BTreeMap<(Arc<str>, Arc<str>), ServiceKey>,
     endpoint_count: usize,
@@ -99,10 +99,15 @@ impl ProxyState {
         let Some(owner) = owner else { return };
         let lean = Slice::of(slice, self.family);
         let count = lean.count();
-        match self.slices.entry(owner.clone()).or_default().entry(Arc::clone(&id.1)) {
-            Entry::Occupied(stored) if *stored.get() == lean => return,
-            Entry::Occupied(mut stored) => self.endpoint_count -= stored.insert(lean).count(),
-            Entry::Vacant(vacant) => _ = vacant.insert(lean),
+        let slices = self.slices.entry(owner.clone()).or_default();
+        match slices.iter_mut().find(|(known, _)| *known == id.1) {
+            Some((_, stored)) if *stored == lean => return,
+            Some((_, stored)) => self.endpoint_count -= std::mem::replace(stored, lean).count(),
+            None => {
+                let place = slices.partition_point(|(known, _)| *known < id.1);
+                slices.reserve_exact(1);
+                slices.insert(place, (Arc::clone(&id.1), lean));
+            }
         }
         self.endpoint_count += count;
         self.owners.insert(id, owner.clone());
@@ -113,7 +118,9 @@ impl ProxyState {
     pub fn remove_slice(&mut self, namespace: &str, name: &str) {
         let Some(owner) = self.owners.remove(&(namespace.into(), name.into())) else { return };
         if let Entry::Occupied(mut slices) = self.slices.entry(owner.clone()) {
-            self.endpoint_count -= slices.get_mut().remove(name).map_or(0, |slice| slice.count());
+            if let Some(place) = slices.get().iter().position(|(known, _)| **known == *name) {
+                self.endpoint_count -= slices.get_mut().remove(place).1.count();
+            }
             if slices.get().is_empty() {
                 slices.remove();
             }
@@ -145,7 +152,7 @@ impl ProxyState {
     /// terminating wins over what is.
     pub fn endpoints(&self, key: &ServiceKey) -> Endpoints {
         let mut merged: BTreeMap<PortKey, BTreeMap<SocketAddr, Endpoint>> = BTreeMap::new();
-        for slice in self.slices.get(key).into_iter().flat_map(BTreeMap::values) {
+        for (_, slice) in self.slices.get(key).into_iter().flatten() {
             for (port, number) in &slice.ports {
                 let endpoints = merged.entry(port.clone()).or_default();
                 for endpoint in &slice.endpoints {
@@ -165,7 +172,7 @@ impl ProxyState {
     /// slice counts here, and any of them under kube-proxy.
     pub fn has_contradicting_slices(&self, key: &ServiceKey) -> bool {
         let mut listed: BTreeMap<(&PortKey, SocketAddr), Endpoint> = BTreeMap::new();
-        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices.get(key).into_iter().flatten().map(|(_, slice)| slice);
         for (slice, (port, number)) in
             slices.flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
         {

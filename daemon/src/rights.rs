@@ -125,7 +125,7 @@ impl Review {
                 return;
             }
             Answer::Refused(reason) => {
-                tracing::debug!("the API server does not say what our rights are: {reason}")
+                tracing::debug!("the API server does not say what our rights are: {reason}");
             }
         }
         self.known = true;

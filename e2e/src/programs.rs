@@ -185,7 +185,7 @@ impl Programmer {
         make: Make,
         extra: &[&str],
     ) -> Result<Process> {
-        let (program, mut args) = programmer(place, make)?;
+        let (program, mut args) = programmer(place, make, extra.contains(&"--shadow"))?;
         args.push(format!("--hostname-override={}", node.name));
         args.extend(extra.iter().map(|flag| (*flag).to_owned()));
         let name = format!("programmer-{}", node.name);
@@ -204,7 +204,7 @@ impl Programmer {
         node: &plan::Node,
         make: Make,
     ) -> Result<String> {
-        let (program, args) = programmer(place, make)?;
+        let (program, args) = programmer(place, make, false)?;
         let mut command = Command::new(program);
         command.args(args).arg("--cleanup").envs(machine(place, &node.name)?);
         namespace.output(&mut command)
@@ -227,8 +227,12 @@ fn machine(place: Place<'_>, node: &str) -> Result<[(&'static str, String); 2]> 
     Ok([("XTABLES_LOCKFILE", lock.display().to_string()), ("PATH", place.variant.search_path(place.record)?)])
 }
 
-fn programmer(place: Place<'_>, make: Make) -> Result<(PathBuf, Vec<String>)> {
-    let identity = if make == Make::Ours { pki::PROGRAMMER } else { pki::PROXY };
+fn programmer(place: Place<'_>, make: Make, shadow: bool) -> Result<(PathBuf, Vec<String>)> {
+    let identity = match make {
+        Make::Ours if shadow => pki::PROGRAMMER_SHADOW,
+        Make::Ours => pki::PROGRAMMER,
+        Make::Genuine => pki::PROXY,
+    };
     let mut args = flags(&[
         ("kubeconfig", place.pki.kubeconfig(identity).display().to_string()),
         ("cluster-cidr", plan::cluster_networks(place.families).into()),

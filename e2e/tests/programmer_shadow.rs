@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::{IpAddr, SocketAddr},
     process::{Command, ExitCode},
 };
@@ -33,17 +34,18 @@ const QUICK: &str = "--iptables-min-sync-period=10ms";
 fn main() -> ExitCode {
     let nft = suite::run_on(
         || options(Variant::Nft, Families::DualStack),
-        |bed| bed.start_programmer(1, &[QUICK]),
+        |_| Ok(()),
         cases![
             nothing_is_written_and_nothing_is_listened_on,
             services_of_every_kind_come_and_go_in_silence,
             edited_rules_are_told_and_forgotten_when_they_are_mended,
             a_node_without_a_proxy_and_one_with_other_settings_are_told,
+            a_shadow_is_promoted_and_another_agrees_with_it,
         ],
     );
     let legacy = suite::run_on(
         || options(Variant::Legacy, Families::V4),
-        |bed| bed.start_programmer(1, &[QUICK]),
+        |_| Ok(()),
         cases![edited_rules_are_told_and_forgotten_when_they_are_mended],
     );
     if [nft, legacy] == [ExitCode::SUCCESS; 2] { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -53,17 +55,27 @@ fn options(variant: Variant, families: Families) -> Result<Options> {
     Ok(Options { programmer: Make::Genuine, variant, families, ..Options::from_env()? })
 }
 
+/// kube-proxy on the first node, whatever a case before left there.
+fn start_proxy(bed: &mut Bed) -> Result<()> {
+    drop(bed.stop_programmer(1));
+    bed.start_programmer(1, &[QUICK])
+}
+
 /// A shadow on one node.
 struct Shadow<'a> {
     bed: &'a Bed,
     node: u8,
     process: Process,
+    /// Length of the log, which is that of the whole node, before it started.
+    past: usize,
 }
 
 impl<'a> Shadow<'a> {
     fn launch(bed: &'a Bed, node: u8, extra: &[&str]) -> Result<Self> {
+        let log = bed.log(&format!("programmer-{}", bed.node(node)?.name));
+        let past = fs::read_to_string(log).map_or(0, |text| text.len());
         let process = bed.launch_programmer(node, Make::Ours, &[&["--shadow", GRACE], extra].concat())?;
-        Ok(Self { bed, node, process })
+        Ok(Self { bed, node, process, past })
     }
 
     fn start(bed: &'a Bed, node: u8, extra: &[&str]) -> Result<Self> {
@@ -75,6 +87,11 @@ impl<'a> Shadow<'a> {
         })
         .with_context(|| shadow.process.log_tail(40))?;
         Ok(shadow)
+    }
+
+    /// What it has printed.
+    fn log(&self) -> String {
+        self.process.log().get(self.past..).unwrap_or_default().to_owned()
     }
 
     fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String)> {
@@ -187,6 +204,7 @@ fn every_kind() -> Vec<Value> {
 }
 
 fn services_of_every_kind_come_and_go_in_silence(bed: &mut Bed) -> Result<()> {
+    start_proxy(bed)?;
     let shadow = Shadow::start(bed, 1, &[])?;
     // The API server's own Service is there from the start.
     shadow.agrees(1, 4)?;
@@ -205,7 +223,7 @@ fn services_of_every_kind_come_and_go_in_silence(bed: &mut Bed) -> Result<()> {
         service("external", json!({"externalIPs": ["198.51.100.8"], "type": "NodePort"})),
     ])?;
     shadow.agrees(6, 40)?;
-    ensure!(shadow.metric("divergences_total")? == 0.0, "{}", shadow.process.log());
+    ensure!(shadow.metric("divergences_total")? == 0.0, "{}", shadow.log());
     ensure!(shadow.metric("comparisons_total")? > 2.0, "no comparisons");
     shadow.stop()
 }
@@ -242,6 +260,7 @@ fn told(report: &Value, service: &str, kind: &str, client: &str) -> Result<()> {
 }
 
 fn edited_rules_are_told_and_forgotten_when_they_are_mended(bed: &mut Bed) -> Result<()> {
+    start_proxy(bed)?;
     let names = ["moved", "unmarked", "flushed"];
     for (number, name) in names.into_iter().enumerate() {
         let endpoint = format!("10.244.2.4{number}");
@@ -296,17 +315,16 @@ fn edited_rules_are_told_and_forgotten_when_they_are_mended(bed: &mut Bed) -> Re
     let listed = found.len() as f64;
     ensure!((gauge - listed).abs() < 0.5, "{gauge} in the metric, {listed} in the report");
 
-    let log = shadow.process.log();
+    let log = shadow.log();
     let told = log.lines().filter(|line| line.contains("divergence: default/")).count();
     ensure!(told == found.len(), "{told} lines for {} divergences:\n{log}", found.len());
     // It compares everything when it starts.
     let kube_proxy = bed.launch_programmer(1, Make::Genuine, &[QUICK])?;
     shadow.agrees(4, 15)?;
     ensure!(shadow.metric("divergences")? == 0.0, "the gauge has not followed");
-    ensure!(shadow.process.log().contains("divergence is over: default/moved"), "{}", shadow.process.log());
-    shadow.stop()?;
+    ensure!(shadow.log().contains("divergence is over: default/moved"), "{}", shadow.log());
     drop(kube_proxy);
-    bed.start_programmer(1, &[QUICK])
+    shadow.stop()
 }
 
 /// What of a node a proxy could have changed.
@@ -318,6 +336,7 @@ fn footprint(bed: &Bed) -> Result<[String; 4]> {
 }
 
 fn nothing_is_written_and_nothing_is_listened_on(bed: &mut Bed) -> Result<()> {
+    start_proxy(bed)?;
     bed.kubernetes().apply_all(&every_kind())?;
     bed.set_ingress("balanced", &["192.0.2.77".parse()?])?;
     // By then, it has written all of them.
@@ -370,10 +389,11 @@ fn nothing_is_written_and_nothing_is_listened_on(bed: &mut Bed) -> Result<()> {
     let ours: Vec<_> =
         events.iter().filter(|event| event["reportingController"] == "fairlead-programmer").collect();
     ensure!(ours.is_empty(), "{ours:#?}");
-    bed.start_programmer(1, &[QUICK])
+    Ok(())
 }
 
 fn a_node_without_a_proxy_and_one_with_other_settings_are_told(bed: &mut Bed) -> Result<()> {
+    start_proxy(bed)?;
     let alone = Shadow::launch(bed, 2, &[])?;
     wait::until_ok("the shadow to say that it is alone", SETTLE, || {
         let (status, body) = alone.get(HEALTH, "/readyz")?;
@@ -387,4 +407,27 @@ fn a_node_without_a_proxy_and_one_with_other_settings_are_told(bed: &mut Bed) ->
     let other = Shadow::start(bed, 1, &["--masquerade-all"])?;
     other.until("the setting to be noticed", |report| told(report, "plain", "masquerade", "a Pod here"))?;
     other.stop()
+}
+
+fn a_shadow_is_promoted_and_another_agrees_with_it(bed: &mut Bed) -> Result<()> {
+    start_proxy(bed)?;
+    bed.kubernetes().apply_all(&every_kind())?;
+    bed.set_ingress("balanced", &["192.0.2.77".parse()?])?;
+    let shadow = Shadow::start(bed, 1, &[])?;
+    shadow.agrees(8, 70)?;
+    shadow.stop()?;
+
+    bed.stop_programmer(1)?;
+    bed.options.programmer = Make::Ours;
+    bed.start_programmer(1, &[])?;
+    bed.options.programmer = Make::Genuine;
+    ensure!(!bed.rules_about(1, "-m bpf")?.is_empty(), "the rules are still kube-proxy's");
+    let shadow = Shadow::start(bed, 1, &[])?;
+    shadow.agrees(8, 70)?;
+    bed.kubernetes().apply(&slice("many", &[("10.244.1.23", HERE), ("10.244.2.24", THERE)]))?;
+    shadow.until("the change to be compared", |report| {
+        ensure!(report["comparisons"].as_u64() > Some(2) && divergences(report).is_empty(), "divergences");
+        Ok(())
+    })?;
+    shadow.stop()
 }

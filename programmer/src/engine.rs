@@ -12,7 +12,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fairlead_compiler::{
-    Chain, ChainName, ChainRef, Delta, ParseError, Rulebook, Table, diff, parse, render, wellknown,
+    Chain, ChainName, ChainRef, Delta, Dump, ParseError, Rulebook, Table, diff, parse, render, wellknown,
 };
 use fairlead_objects::ServiceKey;
 use tokio::time::{Instant, sleep};
@@ -138,17 +138,25 @@ impl<N: Netfilter> Engine<N> {
     /// Compares what is installed with the whole ruleset, writes the differences, and sees that the canaries are there.
     pub async fn full(&mut self) -> Result<Report, SyncError> {
         // They are contained in the differences.
-        drop(self.rulebook.take_changes());
-        let mut saves = BTreeMap::new();
+        self.rulebook.forget_changes();
+        let (mut installed, mut canaries) = (Dump::default(), Delta::default());
         for table in TABLES {
-            saves.insert(table.clone(), self.read(table).await?);
+            // A large text: gone before the next one comes.
+            let save = self.read(table.clone()).await?;
+            if !declares(&save, wellknown::CANARY) {
+                let canary = ChainRef::new(table.clone(), ChainName::from(wellknown::CANARY));
+                canaries.put.insert(canary, Chain::default());
+            }
+            if table != Table::Mangle {
+                installed.tables.extend(parse(&save).map_err(SyncError::Understand)?.tables);
+            }
         }
-        let installed = parse(&saves.values().map(String::as_str).collect::<String>());
-        let installed = installed.map_err(SyncError::Understand)?;
         let delta = diff(&installed, self.rulebook.ruleset());
         let drift = Drift::of(&delta, &installed);
+        drop(installed);
         let report = self.write(delta).await?;
-        let canaries = self.write(missing_canaries(&saves)).await?;
+        // They are no rules of ours, so a restart that only finds one missing has repaired nothing.
+        let canaries = self.write(canaries).await?;
         Ok(Report { drift, writers: report.writers + canaries.writers, ..report })
     }
 
@@ -242,11 +250,4 @@ impl<N: Netfilter> Engine<N> {
 
 fn is_canary(chain: &ChainRef) -> bool {
     chain.name.as_str() == wellknown::CANARY
-}
-
-/// Canaries are no rules of ours, so a restart that only finds one missing has repaired nothing.
-fn missing_canaries(saves: &BTreeMap<Table, String>) -> Delta {
-    let missing = saves.iter().filter(|(_, save)| !declares(save, wellknown::CANARY));
-    let canary = |table: &Table| ChainRef::new(table.clone(), ChainName::from(wellknown::CANARY));
-    Delta { put: missing.map(|(table, _)| (canary(table), Chain::default())).collect(), ..Delta::default() }
 }

@@ -29,7 +29,8 @@ use crate::netfilter::Variant;
 #[allow(clippy::struct_excessive_bools, reason = "independent switches, as kube-proxy has them")]
 pub struct Flags {
     /// Read the settings from this file, a KubeProxyConfiguration, as kube-proxy does. Then other flags of kube-proxy
-    /// have no effect, except for --hostname-override, --master, --cleanup, --init-only and --write-config-to.
+    /// have no effect, except for --hostname-override, --master, --cleanup, --init-only, --write-config-to, -v and
+    /// --logging-format.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write the effective configuration to this file, then exit.

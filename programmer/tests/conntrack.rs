@@ -26,7 +26,7 @@ use programs::with_programs;
 use udp::{Client, NODE_PORT, Place, Sink, gone, prepare_network, serve};
 
 /// Runs `body` in a network namespace of its own, for each family and variant. All endpoints answer.
-fn everywhere(test: &str, body: impl AsyncFn(&Place, Variant)) {
+fn everywhere(test: &str, body: &impl AsyncFn(&Place, Variant)) {
     in_namespace(test, async || {
         prepare_network();
         for family in FAMILIES {
@@ -56,7 +56,7 @@ fn answered_by(clients: &[Client], endpoint: SocketAddr) {
 
 #[test]
 fn open_socket_follows_endpoints_and_strangers_are_left_alone() {
-    everywhere("open_socket_follows_endpoints_and_strangers_are_left_alone", async |place, variant| {
+    everywhere("open_socket_follows_endpoints_and_strangers_are_left_alone", &async |place, variant| {
         let node = Node::start(place.family, variant, [place.service(), place.slice(&[1])]).await;
         let clients = clients(place);
         // To the number of our node port on another host and on a Pod, and past the Service to a program at its
@@ -86,8 +86,8 @@ fn open_socket_follows_endpoints_and_strangers_are_left_alone() {
 }
 
 /// Clients that are never answered keep their flows alive with each packet; `end` is what should end them.
-fn one_way_flows_end_with(test: &str, end: impl Fn(&Place) -> Change) {
-    everywhere(test, async |place, variant| {
+fn one_way_flows_end_with(test: &str, end: fn(&Place) -> Change) {
+    everywhere(test, &async |place, variant| {
         let sink = Sink::at(place.endpoint(1).ip());
         let node =
             Node::start(place.family, variant, [place.service(), place.slice_at(sink.port, &[1])]).await;
@@ -124,7 +124,7 @@ fn one_way_flow_ends_with_its_service_141371() {
 
 #[test]
 fn open_socket_survives_deletion_and_new_creation_of_its_service() {
-    everywhere("open_socket_survives_deletion_and_new_creation_of_its_service", async |place, variant| {
+    everywhere("open_socket_survives_deletion_and_new_creation_of_its_service", &async |place, variant| {
         let node = Node::start(place.family, variant, [place.service(), place.slice(&[1])]).await;
         let clients = clients(place);
         answered_by(&clients, place.endpoint(1));
@@ -145,7 +145,7 @@ const RECONCILED: &str = "kubeproxy_conntrack_reconciler_sync_duration_seconds_c
 
 #[test]
 fn restart_keeps_every_flow_that_agrees_122740() {
-    everywhere("restart_keeps_every_flow_that_agrees_122740", async |place, variant| {
+    everywhere("restart_keeps_every_flow_that_agrees_122740", &async |place, variant| {
         let state = || [place.service(), place.slice(&[1, 2, 3])];
         let node = Node::start(place.family, variant, state()).await;
         let mut clients = clients(place);
@@ -172,7 +172,7 @@ fn restart_keeps_every_flow_that_agrees_122740() {
 /// Nobody tells the programmer of these: it finds them by comparing.
 #[test]
 fn flows_that_contradict_are_found_without_an_event_126130() {
-    everywhere("flows_that_contradict_are_found_without_an_event_126130", async |place, variant| {
+    everywhere("flows_that_contradict_are_found_without_an_event_126130", &async |place, variant| {
         // Packets that came before the rules leave untranslated.
         let early = clients(place);
         for client in &early {
@@ -234,7 +234,7 @@ fn flows_wait_for_the_rules_when_these_fail_first() {
 
 #[test]
 fn change_of_the_service_alone_is_enough_for_its_flows() {
-    everywhere("change_of_the_service_alone_is_enough_for_its_flows", async |place, variant| {
+    everywhere("change_of_the_service_alone_is_enough_for_its_flows", &async |place, variant| {
         let without =
             place.service_with(json!({"type": "ClusterIP", "ports": [{"port": 53, "protocol": "UDP"}]}));
         let node = Node::start(place.family, variant, [without, place.slice(&[1])]).await;
@@ -265,7 +265,7 @@ fn going(slice: Change, count: usize) -> Change {
 
 #[test]
 fn flow_to_an_endpoint_on_its_way_out_stays_as_long_as_that_serves() {
-    everywhere("flow_to_an_endpoint_on_its_way_out_stays_as_long_as_that_serves", async |place, variant| {
+    everywhere("flow_to_an_endpoint_on_its_way_out_stays_as_long_as_that_serves", &async |place, variant| {
         let first = going(place.slice(&[3, 1]), 1);
         let node = Node::start(place.family, variant, [place.service(), first]).await;
         let clients = clients(place);
@@ -287,7 +287,7 @@ fn flow_to_an_endpoint_on_its_way_out_stays_as_long_as_that_serves() {
 
 #[test]
 fn only_udp_flows_are_listed_and_one_is_deleted_by_its_identity() {
-    everywhere("only_udp_flows_are_listed_and_one_is_deleted_by_its_identity", async |place, variant| {
+    everywhere("only_udp_flows_are_listed_and_one_is_deleted_by_its_identity", &async |place, variant| {
         // Tracking starts with the first rule that needs it.
         let node = Node::start(place.family, variant, [place.service(), place.slice(&[1])]).await;
         let listener = std::net::TcpListener::bind((place.endpoint(2).ip(), 0)).unwrap();

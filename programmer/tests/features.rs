@@ -193,7 +193,7 @@ fn whatever_is_refused_is_found_at_start_and_done_without() {
         host(Family::V4);
         for variant in VARIANTS {
             for (text, missing) in REFUSALS {
-                programs.refuse(text);
+                programs.refuse(&[text.to_owned()], true);
                 assert_does_without(Family::V4, variant, text, missing).await;
             }
         }
@@ -204,7 +204,7 @@ fn whatever_is_refused_is_found_at_start_and_done_without() {
 fn kernel_that_has_nothing_of_it_still_serves() {
     with_programs("kernel_that_has_nothing_of_it_still_serves", async |programs| {
         let all = REFUSALS.map(|(text, _)| text).join("\n");
-        programs.refuse(&all);
+        programs.refuse(std::slice::from_ref(&all), true);
         for family in FAMILIES {
             host(family);
             for variant in VARIANTS {

@@ -417,7 +417,8 @@ fn renamed_chain_is_made_anew_nft() {
 #[test]
 fn edit_that_keeps_all_counts_is_repaired_within_half_a_minute_legacy() {
     in_namespace("edit_that_keeps_all_counts_is_repaired_within_half_a_minute_legacy", async || {
-        let wards = [Ward::open(Family::V4, Variant::Legacy).await, Ward::open(Family::V6, Variant::Legacy).await];
+        let wards =
+            [Ward::open(Family::V4, Variant::Legacy).await, Ward::open(Family::V6, Variant::Legacy).await];
         for Ward { tool, node, .. } in &wards {
             let is_dnat = |rule: &Rule| rule.text.contains("--to-destination");
             let Rule { place: (_, chain), number, text } = rules(tool).into_iter().find(is_dnat).unwrap();
@@ -442,7 +443,8 @@ fn what_others_do_to_their_own_chains_costs_nothing() {
         let node = Node::start(Family::V4, Variant::Nft, services(Family::V4)).await;
         let endpoint = address(Family::V4, "pod", 999);
         node.tell(slice(Family::V4, "plain", 999, 1)).await;
-        until("our own change", || saved("iptables-nft").iter().any(|(_, line)| line.contains(&endpoint))).await;
+        until("our own change", || saved("iptables-nft").iter().any(|(_, line)| line.contains(&endpoint)))
+            .await;
         for number in 0..20 {
             shell(&format!(
                 "iptables-nft -t nat -N DOCKER-{number}; iptables-nft -t nat -A DOCKER-{number} -j RETURN"
@@ -474,13 +476,16 @@ impl Drop for Holder {
 #[test]
 fn repair_waits_for_the_lock_and_comes_right_after_it_legacy() {
     in_namespace("repair_waits_for_the_lock_and_comes_right_after_it_legacy", async || {
-        let wards = [Ward::open(Family::V4, Variant::Legacy).await, Ward::open(Family::V6, Variant::Legacy).await];
+        let wards =
+            [Ward::open(Family::V4, Variant::Legacy).await, Ward::open(Family::V6, Variant::Legacy).await];
         let lock = env::var("XTABLES_LOCKFILE").unwrap();
         let holder = Command::new("flock").args(["--no-fork", lock.as_str(), "sleep", "60"]).spawn().unwrap();
         let holder = Holder(holder);
         until("the lock is taken", || shell(&format!("flock -n {lock} echo free || true")).is_empty()).await;
         for Ward { tool, .. } in &wards {
-            shell(&format!("XTABLES_LOCKFILE={lock}.other {tool} -t nat -F KUBE-POSTROUTING; rm -f {lock}.other"));
+            shell(&format!(
+                "XTABLES_LOCKFILE={lock}.other {tool} -t nat -F KUBE-POSTROUTING; rm -f {lock}.other"
+            ));
         }
         // Longer than our own programs wait for the lock, twice.
         for ward in &wards {
@@ -489,7 +494,11 @@ fn repair_waits_for_the_lock_and_comes_right_after_it_legacy() {
         drop(holder);
         for ward in &wards {
             ward.healed("lock held", PROMISE).await;
-            assert_eq!(ward.node.metric_of("fairlead_full_syncs_total", "flush"), 0, "a taken lock is no flush");
+            assert_eq!(
+                ward.node.metric_of("fairlead_full_syncs_total", "flush"),
+                0,
+                "a taken lock is no flush"
+            );
             until("counted", || ward.counted() == 1).await;
         }
     });

@@ -382,7 +382,7 @@ fn file_names_the_kubeconfig_and_wins_over_flags() {
         let (code, log) = program.end().await;
         assert_eq!(code, Some(1), "{log}");
         let first = log.lines().next().unwrap();
-        let line: Value = serde_json::from_str(first).unwrap_or_else(|error| panic!("{error}: {log}"));
+        let line: Value = serde_json::from_str(first).unwrap();
         assert!(line["message"].as_str().unwrap().contains("--kubeconfig"), "{log}");
         // An address in a flag wins over the one in the kubeconfig; flags that nobody reads do not count.
         fs::write(&kubeconfig, config.to_string().replace(&api.url(), "http://127.0.0.1:1")).unwrap();

@@ -15,7 +15,7 @@ use fairlead_programmer::{
     feed::Change,
     leftovers::{self, ipvs},
     netfilter::{Netfilter, Variant, counters, detect},
-    netlink::{Request, Socket, attribute},
+    netlink::{Request, Socket},
 };
 use serde_json::json;
 

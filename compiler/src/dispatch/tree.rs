@@ -64,6 +64,18 @@ impl Tree {
         self.root.as_ref().map_or(0, Node::rules)
     }
 
+    /// The entry of that identity.
+    pub(crate) fn get(&self, id: &EntryId) -> Option<&Entry> {
+        let mut node = self.root.as_ref()?;
+        while let Node::Branch(branch) = node {
+            if branch.prefix.common(&id.path) < branch.prefix.len() {
+                return None;
+            }
+            node = branch.children.get(id.path.step(branch.prefix.len()))?.as_ref()?;
+        }
+        if let Node::Bucket(bucket) = node { bucket.entries.get(id) } else { None }
+    }
+
     /// Adds an entry, or replaces it.
     pub(crate) fn insert(&mut self, id: EntryId, entry: Entry) {
         self.remove(&id);

@@ -1,6 +1,6 @@
 //! Kernels that lack a match or a target: rules do without it, and Services go on working.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_compiler::{Config, Delta, Dump, Host, Packet, Table, cleanup, diff, trace};
 use fairlead_objects::Protocol;
@@ -11,8 +11,10 @@ use crate::{
     kernel::{apply, assert_consistent, reparsed, virgin},
 };
 
-/// What may be missing, and the words that no rule may hold then.
-const SWITCHES: [(&str, fn(&mut Config), &[&str]); 11] = [
+/// What may be missing, how to say so, and the words that no rule may hold then.
+type Switch = (&'static str, fn(&mut Config), &'static [&'static str]);
+
+const SWITCHES: [Switch; 11] = [
     ("bpf", |config| config.bpf = false, &["bpf"]),
     ("recent", |config| config.recent = false, &["recent"]),
     ("statistic", |config| config.statistic = false, &["statistic"]),
@@ -71,7 +73,7 @@ fn assert_works(cluster: &Cluster, name: &str) {
         ("1.2.3.4", "192.168.0.2", 30082, ""),
         ("1.2.3.4", "8.8.8.8", 53, ""),
     ] {
-        let mut reached = BTreeMap::new();
+        let mut reached = BTreeSet::new();
         for source_port in (32_768..61_000).step_by(500) {
             let packet = Packet { source_port, ..packet(Protocol::Tcp, from, to, port, &host) };
             let traced = trace(&dump, &packet, &host);
@@ -85,11 +87,9 @@ fn assert_works(cluster: &Cluster, name: &str) {
                 !refused || ["rejected", "dropped"].contains(&traced.outcome.as_str()),
                 "{name}: {to}:{port}"
             );
-            reached.extend(
-                traced.targets.iter().map(|target| (format!("{}:{}", target.address, target.port), ())),
-            );
+            reached.extend(traced.targets.iter().map(|to| format!("{}:{}", to.address, to.port)));
         }
-        let reached: Vec<_> = reached.into_keys().collect();
+        let reached: Vec<_> = reached.into_iter().collect();
         assert_eq!(reached.join(", "), endpoints, "{name}: {from} -> {to}:{port}");
     }
 }

@@ -15,6 +15,7 @@ mod features;
 mod fixtures;
 mod flows;
 mod golden;
+mod hostile_strings;
 mod kernel;
 mod names;
 mod odd_shapes;

@@ -17,13 +17,13 @@ pub(super) fn with_values(readme: &str, values: &str) -> Result<String> {
 
 fn table(values: &str) -> Result<String> {
     let defaults: Value = serde_saphyr::from_str(values)?;
-    let mut table = "| Value | Default | Meaning |\n|---|---|---|\n".to_owned();
+    let mut lines = vec!["| Value | Default | Meaning |".to_owned(), "|---|---|---|".to_owned()];
     for (path, meaning) in rows(values)? {
         let default = path.split('.').try_fold(&defaults, |value, key| value.get(key));
         let default = default.with_context(|| format!("{path} has no default"))?;
-        table += &format!("| `{path}` | `{default}` | {meaning} |\n");
+        lines.push(format!("| `{path}` | `{default}` | {meaning} |"));
     }
-    Ok(table)
+    Ok(lines.join("\n") + "\n")
 }
 
 /// Paths and what their comments say.

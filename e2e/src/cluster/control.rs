@@ -105,10 +105,10 @@ fn api_server_args(pki: &Pki) -> Vec<String> {
 }
 
 fn controller_manager_args(pki: &Pki) -> Vec<String> {
-    let switched_off = ENDPOINT_CONTROLLERS.split(',').map(|name| format!(",-{name}")).collect::<String>();
+    let switched_off = ENDPOINT_CONTROLLERS.replace(',', ",-");
     flags(&[
         ("kubeconfig", pki.kubeconfig(pki::CONTROLLER_MANAGER).display().to_string()),
-        ("controllers", format!("*{switched_off}")),
+        ("controllers", format!("*,-{switched_off}")),
         ("service-account-private-key-file", pki.path("service-accounts.key").display().to_string()),
         ("root-ca-file", pki.path("ca.crt").display().to_string()),
         ("use-service-account-credentials", "true".into()),

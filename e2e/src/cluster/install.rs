@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
@@ -25,7 +25,7 @@ pub enum Install {
     /// Processes on the hosts.
     #[default]
     Processes,
-    /// `helm install`, with the images of `make image`.
+    /// `helm install`, with the images of `make image`, or those in the folder `FAIRLEAD_IMAGES`.
     Chart,
 }
 
@@ -124,7 +124,8 @@ fn import_images(cluster: &Cluster) -> Result<()> {
 fn archives() -> Result<Vec<PathBuf>> {
     // Of the cargo profile's parent: `make image` writes to target/images.
     let programs = tools::own_program("cluster")?;
-    let folder = programs.ancestors().nth(2).unwrap_or(Path::new("/")).join("images");
+    let built = || programs.ancestors().nth(2).unwrap_or(&programs).join("images");
+    let folder = std::env::var_os("FAIRLEAD_IMAGES").map_or_else(built, PathBuf::from);
     let found = fs::read_dir(&folder)
         .with_context(|| format!("no images in {}: run `make image`", folder.display()))?;
     let mut archives: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).collect();

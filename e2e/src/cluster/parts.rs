@@ -68,7 +68,7 @@ impl Parts {
     }
 
     fn folder(&self, name: &str) -> &Path {
-        self.folders.get(name).map_or(Path::new("/nonexistent"), PathBuf::as_path)
+        self.folders.get(name).map_or_else(|| Path::new("/nonexistent"), PathBuf::as_path)
     }
 }
 

@@ -54,6 +54,8 @@ use crate::{
     tun::{Harness, Setup},
 };
 
+/// Deletions under way at once.
+const PARALLEL: usize = 8;
 /// Seconds for which a client has to be remembered to be asked about it.
 const LASTING: u32 = 60;
 
@@ -258,9 +260,19 @@ impl<'a> Run<'a> {
 
     fn write(&self, delete: &BTreeSet<Doomed>, apply: &[Value]) -> Result<()> {
         let kubernetes = self.bed.kubernetes();
-        for Doomed { kind, namespace, name } in delete {
-            kubernetes.delete(kind, namespace, name, 0)?;
-        }
+        let doomed: Vec<&Doomed> = delete.iter().collect();
+        let parts = doomed.chunks(doomed.len().div_ceil(PARALLEL).max(1));
+        let remove = |part: &[&Doomed]| {
+            part.iter().try_for_each(|Doomed { kind, namespace, name }| {
+                kubernetes.delete(kind, namespace, name, 0)
+            })
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = parts.map(|part| scope.spawn(move || remove(part))).collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })?;
         kubernetes.apply_all(apply)
     }
 

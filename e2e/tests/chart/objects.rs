@@ -86,7 +86,7 @@ pub(crate) fn every_object_passes_a_server_side_dry_run(bed: &mut Bed) -> Result
 fn pods_of<'a>(objects: &'a [Value], kind: &str) -> impl Iterator<Item = Value> + use<'a> {
     let kind = kind.to_owned();
     objects.iter().filter(move |object| object["kind"] == kind).map(|object| {
-        let spec = object.pointer("/spec/template/spec").unwrap_or(&object["spec"]);
+        let spec = object.pointer("/spec/template/spec").or_else(|| object.get("spec"));
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sample", "namespace": "restricted"}, "spec": spec})
     })
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use fairlead_e2e::{
     Bed,
     chart::{self, Helm, PROFILES},
+    examples,
 };
 use serde_json::Value;
 
@@ -83,7 +84,7 @@ pub(crate) fn wrong_values_are_refused_by_name(_: &mut Bed) -> Result<()> {
 
 pub(crate) fn every_value_is_documented_and_in_the_schema(_: &mut Bed) -> Result<()> {
     let read = |name: &str| fs::read_to_string(chart::folder().join(name));
-    let values: Value = serde_saphyr_value(&read("values.yaml")?)?;
+    let values = examples::parse(&read("values.yaml")?)?.pop().context("no values")?;
     let schema: Value = serde_json::from_str(&read("values.schema.json")?)?;
     let mut strict = Vec::new();
     every_object_is_strict(&schema, "", &mut strict);
@@ -96,10 +97,6 @@ pub(crate) fn every_value_is_documented_and_in_the_schema(_: &mut Bed) -> Result
     undocumented.retain(|path| !rows_above(path).any(|row| readme.contains(&format!("| `{row}` |"))));
     ensure!(undocumented.is_empty(), "not documented: {undocumented:?}");
     Ok(())
-}
-
-fn serde_saphyr_value(text: &str) -> Result<Value> {
-    Ok(fairlead_e2e::examples::parse(text)?.pop().context("no values")?)
 }
 
 /// What takes any property, but for maps of texts, and for what is Kubernetes' own.

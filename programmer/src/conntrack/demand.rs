@@ -78,7 +78,8 @@ impl Demand {
 
     /// Has a frontend of a Service lead to `backends`. False if it did before.
     fn lead(&mut self, frontend: Frontend, key: &ServiceKey, backends: Backends) -> bool {
-        let holders = self.frontends.entry(frontend).or_default();
+        // One holder is the rule.
+        let holders = self.frontends.entry(frontend).or_insert_with(|| Vec::with_capacity(1));
         let Some((_, held)) = holders.iter_mut().find(|(holder, _)| holder == key) else {
             holders.push((key.clone(), backends));
             self.pending.insert(frontend);

@@ -236,23 +236,23 @@ enum Step {
 
 /// Makes scratch chains with rules, or removes them, or both.
 fn document(features: &[Feature], steps: &[Step]) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for (table, chain) in [("filter", SCRATCH_FILTER), ("nat", SCRATCH_NAT)] {
         let trials = features.iter().map(|feature| feature.trial()).filter(|(of, ..)| *of == table);
-        let rules: Vec<_> = trials.map(|(.., rule)| format!("-A {chain} {rule}\n")).collect();
+        let rules: Vec<_> = trials.map(|(.., rule)| format!("-A {chain} {rule}")).collect();
         if rules.is_empty() {
             continue;
         }
-        text += &format!("*{table}\n:{chain} - [0:0]\n");
+        lines.extend([format!("*{table}"), format!(":{chain} - [0:0]")]);
         if steps.contains(&Step::Make) {
-            text += &rules.concat();
+            lines.extend(rules);
         }
         if steps.contains(&Step::Remove) {
-            text += &format!("-F {chain}\n-X {chain}\n");
+            lines.extend([format!("-F {chain}"), format!("-X {chain}")]);
         }
-        text += "COMMIT\n";
+        lines.push("COMMIT".to_owned());
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]

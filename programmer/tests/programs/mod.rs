@@ -24,6 +24,7 @@ const BUSY: &str = "#!/bin/sh\ncd HERE\necho NAME >> calls\n\
 const RESTORE: &str = "[ ! -e broken ] || { echo 'iptables-restore: cannot' >&2; exit 1; }\n\
     document=$(cat)\n\
     line=; [ ! -e refused ] || line=$(printf '%s\\n' \"$document\" | grep -nFf refused | head -n 1 | cut -d: -f1)\n\
+    [ ! -e nameless ] || [ -z \"$line\" ] || line=$(printf '%s\\n' \"$document\" | wc -l)\n\
     [ -z \"$line\" ] || { echo \"iptables-restore: line $line failed\" >&2; exit 1; }\n\
     printf '%s\\n' \"$document\" | exec REAL \"$@\"\n";
 
@@ -70,7 +71,7 @@ impl Programs {
         let path = self.0.join(switch);
         if on {
             fs::write(path, "").unwrap();
-        } else {
+        } else if path.exists() {
             fs::remove_file(path).unwrap();
         }
     }
@@ -85,9 +86,10 @@ impl Programs {
         self.set("busy", busy);
     }
 
-    /// Refuses documents with this text from now on, naming the line.
-    pub fn refuse(&self, text: &str) {
-        fs::write(self.0.join("refused"), format!("{text}\n")).unwrap();
+    /// Refuses documents with one of these texts from now on.
+    pub fn refuse(&self, texts: &[String], names_line: bool) {
+        fs::write(self.0.join("refused"), texts.join("\n") + "\n").unwrap();
+        self.set("nameless", !names_line);
     }
 
     /// How often the program of that name was called.

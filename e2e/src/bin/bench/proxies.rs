@@ -25,7 +25,7 @@ use crate::{
 /// Services whose endpoints change at once.
 const BURST: usize = 100;
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "Program",
     "Start",
     "One change p50",
@@ -37,10 +37,11 @@ const COLUMNS: [&str; 15] = [
     "p99",
     "Next packet p50",
     "CPU to start",
-    "CPU in all",
+    "CPU a change",
+    "CPU of the 100",
     "Peak RSS",
     "Longest hold",
-    "Held in all",
+    "Held in the 100",
 ];
 
 /// Lets every contestant work on every number of Services.
@@ -76,14 +77,15 @@ fn run(field: &mut Field, contestant: &Contestant) -> Result<Outcome> {
     let watch = field.start(contestant)?;
     field.await_every_service()?;
     let start = began.elapsed();
-    let cpu_to_start = watch.so_far().cpu;
+    let started = watch.so_far();
     let mut changes = Samples::default();
     for n in 0..contestant.changes {
         changes.push(field.change_one(n * 61 + 7)?);
     }
+    let changed = watch.so_far();
     let burst = field.change_many(BURST)?;
     let packets = field.packets()?;
-    let usage = watch.so_far();
+    let ended = watch.so_far();
     field.end()?;
     let [one_change_p50, one_change_p99] = changes.percentiles();
     let [service_p50, service_p99] = packets.service.percentiles();
@@ -102,11 +104,12 @@ fn run(field: &mut Field, contestant: &Contestant) -> Result<Outcome> {
         no_service_p99,
         next_p50,
         next_p99,
-        cpu_to_start,
-        cpu: usage.cpu,
-        peak_rss: usage.peak_rss,
-        longest_hold: usage.holds.longest,
-        held: usage.holds.total,
+        cpu_to_start: started.cpu,
+        cpu_a_change: changed.cpu.saturating_sub(started.cpu) / u32::try_from(contestant.changes)?,
+        cpu_of_burst: ended.cpu.saturating_sub(changed.cpu),
+        peak_rss: ended.peak_rss,
+        longest_hold: ended.holds.longest,
+        held_in_burst: ended.holds.total.saturating_sub(changed.holds.total),
     })
 }
 
@@ -125,9 +128,10 @@ fn print(outcome: &Outcome) {
         outcome.no_service_p99,
         outcome.next_p50,
         outcome.cpu_to_start,
-        outcome.cpu,
+        outcome.cpu_a_change,
+        outcome.cpu_of_burst,
     ]));
     cells.push(format!("{} MiB", peak_rss >> 20));
-    cells.extend(times(&[outcome.longest_hold, outcome.held]));
+    cells.extend(times(&[outcome.longest_hold, outcome.held_in_burst]));
     row(&cells);
 }

@@ -2,7 +2,7 @@
 
 use fairlead_compiler::{Fate, Host, Outcome};
 
-use super::packets::Question;
+use super::packets::{Question, is_no_host};
 use crate::tun::{self, Complaint, End};
 
 /// Whether they agree.
@@ -17,6 +17,9 @@ pub(super) enum Agreement {
 /// Holds what was seen against what was traced.
 pub(super) fn agreement(question: &Question, host: &Host, traced: &Fate, seen: &tun::Fate) -> Agreement {
     let can = |outcome: Outcome| traced.outcomes.contains_key(&outcome);
+    if can(Outcome::NoMatch) && is_no_host(question.packet.destination) && !seen.is_masqueraded() {
+        return Agreement::Yes;
+    }
     let agrees = match (seen.end, seen.answer) {
         (End::Left { source, destination, .. } | End::Delivered { source, destination }, _) => {
             let delivered = matches!(seen.end, End::Delivered { .. });

@@ -135,15 +135,20 @@ impl Kernel {
     pub(super) fn ask(&mut self, questions: &[Question], hosts: &Both<Host>) -> Result<Vec<Reply>> {
         let Self { side, harness, dumps, .. } = self;
         harness.forget_connections()?;
-        let probes: Vec<_> = questions.iter().map(Question::probe).collect();
-        let fates = harness.send_all(&probes)?;
+        let probes: Vec<_> = questions.iter().flat_map(Question::probes).collect();
+        let mut fates = harness.send_all(&probes)?.into_iter();
         let tracers = [Tracer::new(&dumps[0]), Tracer::new(&dumps[1])];
         let mut replies = Vec::with_capacity(questions.len());
-        for (question, seen) in questions.iter().zip(fates) {
+        for question in questions {
+            let mut own = fates.by_ref().take(question.repeats());
+            let seen = own.next().context("no fate")?;
+            let again: Vec<tun::Fate> = own.collect();
             let family = question.family();
             let traced = question.trace(of(&tracers, family), of(hosts, family));
             let mut reply = Reply { traced, seen, objection: None };
-            if let Err(objection) = settle(harness, question, of(hosts, family), &mut reply) {
+            let settled = stick(question, &reply.seen, &again)
+                .and_then(|()| settle(harness, question, of(hosts, family), &mut reply));
+            if let Err(objection) = settled {
                 let way = way(of(dumps, family), question, of(hosts, family));
                 reply.objection = Some(format!("{side}: {objection:#}\n{way}"));
             }
@@ -162,7 +167,7 @@ impl Kernel {
 fn settle(harness: &mut Harness, question: &Question, host: &Host, reply: &mut Reply) -> Result<()> {
     for _ in 0..ATTEMPTS {
         match agreement(question, host, &reply.traced, &reply.seen) {
-            Agreement::Yes => return stick(harness, question, &reply.seen),
+            Agreement::Yes => return Ok(()),
             Agreement::No => break,
             Agreement::Unclear => reply.seen = harness.send(&question.probe())?,
         }
@@ -170,10 +175,9 @@ fn settle(harness: &mut Harness, question: &Question, host: &Host, reply: &mut R
     bail!("the kernel and the tracer disagree on {question}\nkernel: {}\ntracer: {}", reply.seen, reply.traced)
 }
 
-/// Where clients are remembered, the next connection of this one has to go where this one went.
-fn stick(harness: &mut Harness, question: &Question, seen: &tun::Fate) -> Result<()> {
-    if question.sticks && seen.destination().is_some_and(|target| target != question.destination()) {
-        let next = harness.send(&question.probe())?;
+/// Where clients are remembered, the next connection of one has to go where the one before went.
+fn stick(question: &Question, seen: &tun::Fate, again: &[tun::Fate]) -> Result<()> {
+    for next in again {
         let same = next.destination() == seen.destination();
         ensure!(same, "the client of {question} was led elsewhere the second time: {seen}; {next}");
     }

@@ -139,6 +139,16 @@ impl Question {
         Probe::new(entry, self.packet.source, self.packet.protocol, self.destination()).of(self.kind)
     }
 
+    /// How often it is sent at once.
+    pub(super) fn repeats(&self) -> usize {
+        1 + usize::from(self.sticks)
+    }
+
+    /// All that is sent at once.
+    pub(super) fn probes(&self) -> impl Iterator<Item = Probe> + use<> {
+        std::iter::repeat_n(self.probe(), self.repeats())
+    }
+
     /// What becomes of it by the rules. Conntrack looks at checksums only where packets come in.
     pub(super) fn trace(&self, tracer: &Tracer<'_>, host: &Host) -> Fate {
         let invalid = match self.kind {
@@ -152,9 +162,14 @@ impl Question {
     /// Whether the node's routes, of which the tracer knows nothing, may have no way for it.
     pub(super) fn may_be_lost(&self, traced: &Fate) -> bool {
         let Packet { source, destination, .. } = self.packet;
-        let passes = traced.outcomes.contains_key(&Outcome::NoMatch);
+        let can = |outcome: Outcome| traced.outcomes.contains_key(&outcome);
+        let passes = can(Outcome::NoMatch);
+        // Only what is led to an endpoint has somewhere to go.
+        let astray = is_no_host(destination) && (passes || can(Outcome::Rejected));
         let inward = destination.is_loopback() && self.packet.origin != Origin::Node;
-        (passes && (inward || is_no_host(destination))) || (source.is_loopback() && !self.routes_loopback)
+        // Before rules see it, or those that refuse packets to the node.
+        let refused = inward && (destination.is_ipv6() || !self.routes_loopback);
+        refused || astray || (passes && inward) || (source.is_loopback() && !self.routes_loopback)
     }
 }
 
@@ -164,8 +179,8 @@ impl fmt::Display for Question {
     }
 }
 
-/// Addresses that no packet of a connection has.
-fn is_no_host(address: IpAddr) -> bool {
+/// Addresses that are not those of one host.
+pub(super) fn is_no_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast(),
         IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
@@ -218,8 +233,10 @@ pub(super) fn questions(
         }
     }
     questions.push(question(facts.node_ip, Origin::Node, Kind::Stray));
-    // A node does not send to everybody at once as it sends to one.
-    questions.retain(|question| question.packet.origin != Origin::Node || !is_no_host(frontend.address));
+    if is_no_host(frontend.address) {
+        // Rules may make one of it; without them it goes other ways than packets to hosts.
+        questions.retain(|question| question.packet.origin != Origin::Node && question.kind == Kind::First);
+    }
     // And what no Service listens on.
     if let Some(source) = clients.first() {
         let mut nobody = question(*source, place.origin(*source, &host), Kind::First);

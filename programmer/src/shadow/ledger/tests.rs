@@ -97,7 +97,7 @@ fn divergence_that_changes_stays_one() {
     ledger.compared(found(&[difference("a", refused())]), clock.at(0));
     assert_eq!(ledger.unchanged(clock.at(10)).begun.len(), 1);
     let changed = difference("a", delivered("10.1.0.2:80"));
-    assert_eq!(ledger.compared(found(&[changed.clone()]), clock.at(11)), News::default());
+    assert_eq!(ledger.compared(found(std::slice::from_ref(&changed)), clock.at(11)), News::default());
     assert_eq!(ledger.standing().next().unwrap().difference, changed);
 }
 

@@ -39,7 +39,7 @@ const PANELS: [Panel; 6] = [
     ("One change, p99, ms", |it| milliseconds(it.one_change_p99)),
     ("100 changes, ms", |it| milliseconds(it.burst)),
     ("First packet of a flow to a Service, p50, us", |it| milliseconds(it.service_p50) * 1e3),
-    ("CPU in all, s", |it| it.cpu.as_secs_f64()),
+    ("CPU a change, ms", |it| milliseconds(it.cpu_a_change)),
     ("Peak RSS with children, MiB", |it| mebibytes(it.peak_rss)),
 ];
 
@@ -89,6 +89,7 @@ fn draw_panel(area: &Area<'_>, (title, value): Panel, lines: &BTreeMap<&str, Vec
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .y_labels(6)
         .x_desc("Services")
         .x_label_formatter(&|value| number(*value))
         .y_label_formatter(&|value| number(*value))

@@ -54,11 +54,10 @@ impl Guard {
 
 impl Tally {
     pub(crate) fn look(&mut self, held: bool) {
-        let now = Instant::now();
         match (self.since, held) {
-            (None, true) => self.since = Some(now),
+            (None, true) => self.since = Some(Instant::now()),
             (Some(since), false) => {
-                let time = now - since;
+                let time = since.elapsed();
                 self.holds.longest = self.holds.longest.max(time);
                 self.holds.total += time;
                 self.since = None;

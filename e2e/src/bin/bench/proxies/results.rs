@@ -41,12 +41,14 @@ pub(crate) struct Outcome {
     #[serde(with = "seconds")]
     pub(crate) cpu_to_start: Duration,
     #[serde(with = "seconds")]
-    pub(crate) cpu: Duration,
+    pub(crate) cpu_a_change: Duration,
+    #[serde(with = "seconds")]
+    pub(crate) cpu_of_burst: Duration,
     pub(crate) peak_rss: u64,
     #[serde(with = "seconds")]
     pub(crate) longest_hold: Duration,
     #[serde(with = "seconds")]
-    pub(crate) held: Duration,
+    pub(crate) held_in_burst: Duration,
 }
 
 /// Adds a line.
