@@ -131,12 +131,7 @@ impl Rulebook {
         let entry = |(scope, id): &(Scope, EntryId)| self.trees.get(scope)?.get(id);
         let owns = |places: &Places| {
             places.chains.iter().any(|own| own.as_str() == chain)
-                || places
-                    .entries
-                    .iter()
-                    .filter_map(entry)
-                    .flat_map(Entry::all_rules)
-                    .any(written)
+                || places.entries.iter().filter_map(entry).flat_map(Entry::all_rules).any(written)
         };
         self.services.iter().filter(|(_, places)| owns(places)).map(|(key, _)| key.clone()).collect()
     }

@@ -5,6 +5,7 @@
 # once per set of versions; an interrupted build goes on where it stopped, and with everything in place it ends at once.
 #
 #   build.sh               do it
+#   build.sh --kind        and what kind needs: kind itself, Docker, a node's file system
 #   build.sh --print-dirs  only print where things are, or will be: `name folder` a line
 set -euo pipefail
 
@@ -39,8 +40,21 @@ images=$cache/cluster-images-$({
     cat "$here/images.sh"
 } | sha256sum | cut -c1-12)
 
+# kind, and what it is made of. The tools are those of e2e/tools.
+kind_version=$(sed -n 's|.*sigs.k8s.io/kind \(v[0-9.]*\).*|\1|p' "$here/kind/go.mod" | head -n 1)
+kind_programs=("kind|sigs.k8s.io/kind|-s -w")
+kind_program=$cache/cluster-kind-$kind_version-$(go_key "$here/kind" "${kind_programs[@]}")
+docker_packages=(docker.io libdevmapper1.02.1 tini)
+kind_packages=(systemd conntrack iptables nftables iproute2 ethtool util-linux mount kmod libseccomp2 pigz ca-certificates
+    curl jq procps containerd runc containernetworking-plugins bash hostname)
+tools=$("$here/../tools/build.sh" --print-dir)
+kind=$cache/cluster-kind-node-$({
+    printf '%s\n' "$kind_program" "$images" "$tools" "${docker_packages[@]}" "${kind_packages[@]}"
+    cat "$here/kind/node-image.sh"
+} | sha256sum | cut -c1-12)
+
 if [ "${1:-}" = --print-dirs ]; then
-    printf '%s\n' "programs $programs" "coredns $dns" "node $node" "images $images"
+    printf '%s\n' "programs $programs" "coredns $dns" "node $node" "images $images" "kind-program $kind_program" "kind $kind"
     exit 0
 fi
 
@@ -93,9 +107,27 @@ build_images() {
     mv "$images.partial" "$images"
 }
 
+build_kind() {
+    build_go_programs "$here/kind" "$kind_program" "${kind_programs[@]}"
+    [ -d "$kind" ] && return
+    lock_cache
+    rm -rf "$kind.partial"
+    mkdir -p "$kind.partial"
+    say "Docker from Debian's packages"
+    download "$kind.partial/debs" "${docker_packages[@]}" debootstrap
+    unpack "$kind.partial/debs" "$kind.partial/docker" "${docker_packages[@]}"
+    unpack "$kind.partial/debs" "$kind.partial/debootstrap" debootstrap
+    . "$here/images.sh"
+    . "$here/kind/node-image.sh"
+    make_node_root "$kind.partial"
+    rm -rf "$kind.partial"/{debs,debootstrap}
+    mv "$kind.partial" "$kind"
+}
+
 [ "$(id -u)" = 0 ] || fail "run it as root: images hold files of several owners"
 build_node
 build_go_programs "$here/coredns" "$dns" "${coredns_programs[@]}"
 build_go_programs "$here/kubernetes" "$programs" "${kubernetes_programs[@]}"
 build_images
+[ "${1:-}" != --kind ] || build_kind
 say "ready: $programs and beside it"

@@ -12,6 +12,7 @@ mod control;
 pub mod install;
 pub mod judge;
 mod node;
+pub mod operations;
 mod parts;
 
 use std::{
@@ -39,6 +40,7 @@ use crate::{
 
 use control::Control;
 use install::Install;
+use judge::{Court, Judged};
 use node::{DNS_ADDRESS, Kubelet, Site};
 pub use parts::Parts;
 
@@ -133,7 +135,7 @@ impl Cluster {
         self.say("containerd and kubelet: all nodes are ready");
         match self.options.install {
             Install::Processes => install::start_processes(self)?,
-            Install::Chart => install::install_chart(self)?,
+            Install::Chart => install::install_chart(self, install::Await::Ready)?,
         }
         self.say("the programs under test");
         self.start_dns()?;
@@ -142,7 +144,10 @@ impl Cluster {
     }
 
     fn start_kubelets(&mut self) -> Result<()> {
-        let cgroups = cgroups::make(&self.record, &self.plan)?;
+        // For the Pods of a node, and for its daemons.
+        let purposes = |node: &Node| [node.name.clone(), format!("daemons-{}", node.name)];
+        let purposes: Vec<_> = self.plan.iter().flat_map(purposes).collect();
+        let cgroups = cgroups::make(&self.record, &purposes)?;
         let folder = self.parts.scratch().join(&cgroups);
         self.record.note_folder(&folder)?;
         let site = Site {
@@ -277,6 +282,27 @@ impl Cluster {
         tails.sort();
         tails.extend(self.kubelets.iter().map(|kubelet| kubelet.log_tails(lines)));
         tails.join("\n")
+    }
+}
+
+impl Judged for Cluster {
+    fn court(&self) -> Court<'_> {
+        Court {
+            record: &self.record,
+            host: &self.network.control_plane,
+            kubeconfig: self.control.pki.kubeconfig(pki::ADMIN),
+            kubectl: self.tools.program("kubectl"),
+            parts: &self.parts,
+            nodes: self.options.nodes,
+        }
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.check()
+    }
+
+    fn say(&self, what: &str) {
+        self.say(what);
     }
 }
 

@@ -75,7 +75,9 @@ pub enum Error {
     #[error("building a packet")]
     Build(#[from] etherparse::err::packet::BuildWriteError),
     /// What went in after the probes never came out, so nothing can be said about them.
-    #[error("the sentinel by {0:?} did not come out: is the namespace's way back for ICMP errors, or its loopback, blocked?")]
+    #[error(
+        "the sentinel by {0:?} did not come out: is the namespace's way back for ICMP errors, or its loopback, blocked?"
+    )]
     Lost(Entry),
     /// A packet left with a checksum that no receiver would accept.
     #[error("a packet left with a wrong checksum: {0}")]

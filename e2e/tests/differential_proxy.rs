@@ -112,14 +112,25 @@ fn a_difference_is_found_and_told(bed: &mut Bed) -> Result<()> {
 fn a_source_that_is_not_rewritten_is_noticed(bed: &mut Bed) -> Result<()> {
     // The last of four: those that come back to where they came from, those without mark, the mark's removal, and this.
     let fault = Fault::Kernel(&["-w", "-t", "nat", "-D", wellknown::POSTROUTING, "4"]);
-    let parts = ["our: the kernel and the tracer disagree", "tracer: accepted", "masqueraded", "kernel: left by"];
+    let parts =
+        ["our: the kernel and the tracer disagree", "tracer: accepted", "masqueraded", "kernel: left by"];
     check_told(bed, Settings { fault, ..PLAIN }, &parts)
 }
 
 /// The kernel leads clients elsewhere than its rules did when they were read.
 fn a_wrong_target_is_noticed(bed: &mut Bed) -> Result<()> {
     let fault = Fault::Kernel(&[
-        "-w", "-t", "nat", "-I", "PREROUTING", "-p", "tcp", "-j", "DNAT", "--to-destination", "10.244.3.99:9",
+        "-w",
+        "-t",
+        "nat",
+        "-I",
+        "PREROUTING",
+        "-p",
+        "tcp",
+        "-j",
+        "DNAT",
+        "--to-destination",
+        "10.244.3.99:9",
     ]);
     let parts = ["our: the kernel and the tracer disagree", "-> 10.244.3.99:9"];
     check_told(bed, Settings { fault, ..PLAIN }, &parts)

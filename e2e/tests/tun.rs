@@ -1,7 +1,8 @@
 //! The packet harness: what it tells of packets through rules of which everybody knows what they do.
 
 use std::{
-    io::Write,
+    fmt::Write as _,
+    io::Write as _,
     net::{IpAddr, SocketAddr},
     process::{Command, Stdio},
 };
@@ -32,21 +33,15 @@ fn places(family: Family) -> Result<Places> {
         Family::V6 => ["fd00:244:0:1::5", "2001:db8::9", "fd00:96::99", "fd00:244:0:2::5", "fd00:30::b"],
     };
     let [pod, stranger, virtual_ip, elsewhere, node] = texts.map(str::parse);
-    Ok(Places {
-        pod: pod?,
-        stranger: stranger?,
-        virtual_ip: virtual_ip?,
-        elsewhere: elsewhere?,
-        node: node?,
-    })
+    Ok(Places { pod: pod?, stranger: stranger?, virtual_ip: virtual_ip?, elsewhere: elsewhere?, node: node? })
 }
 
 /// A namespace with these rules of the table `nat` and `filter`, in both families.
-fn harness(record: &Record, rules: impl Fn(&Places) -> String) -> Result<Harness> {
+fn harness(record: &Record, rules: impl Fn(&Places) -> Result<String>) -> Result<Harness> {
     let harness = Harness::create(record, "node", &Node::new(1), &Setup::default())?;
     for family in [Family::V4, Family::V6] {
         let program = if family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
-        let document = rules(&places(family)?);
+        let document = rules(&places(family)?)?;
         let mut command = Command::new(program);
         command.arg("-w").stdin(Stdio::piped()).env("XTABLES_LOCKFILE", record.dir().join("xtables.lock"));
         let status = harness.netns().run(|| -> std::io::Result<_> {
@@ -94,7 +89,7 @@ fn send(
 fn packets_without_rules_take_the_routes() -> Result<()> {
     as_root(|| {
         let record = Record::open()?;
-        let mut harness = harness(&record, |_| String::new())?;
+        let mut harness = harness(&record, |_| Ok(String::new()))?;
         each(|places, protocol| {
             let &Places { pod, stranger, elsewhere, node, .. } = places;
             let ways = [
@@ -118,7 +113,7 @@ fn packets_without_rules_take_the_routes() -> Result<()> {
 fn what_reaches_the_node_is_heard_and_answered() -> Result<()> {
     as_root(|| {
         let record = Record::open()?;
-        let mut harness = harness(&record, |_| String::new())?;
+        let mut harness = harness(&record, |_| Ok(String::new()))?;
         each(|places, protocol| {
             let &Places { pod, stranger, node, .. } = places;
             for (entry, source) in [(Entry::Pods, pod), (Entry::World, stranger), (Entry::Node, node)] {
@@ -143,7 +138,7 @@ fn what_reaches_the_node_is_heard_and_answered() -> Result<()> {
 fn an_address_given_to_the_node_is_its_own() -> Result<()> {
     as_root(|| {
         let record = Record::open()?;
-        let mut harness = harness(&record, |_| String::new())?;
+        let mut harness = harness(&record, |_| Ok(String::new()))?;
         for family in [Family::V4, Family::V6] {
             harness.give(places(family)?.virtual_ip)?;
         }
@@ -163,20 +158,20 @@ fn translation_is_seen_and_undone_for_the_reply() -> Result<()> {
         let record = Record::open()?;
         let rules = |places: &Places| {
             let Places { pod, elsewhere, virtual_ip, .. } = places;
-            let to = |to: IpAddr| SocketAddr::new(to, 8080);
             let mut text = "*nat\n".to_owned();
             for protocol in ["tcp", "udp", "sctp"] {
                 for chain in ["PREROUTING", "OUTPUT"] {
-                    text += &format!(
-                        "-A {chain} -d {virtual_ip} -p {protocol} --dport 80 -j DNAT --to-destination {}\n\
-                         -A {chain} -d {virtual_ip} -p {protocol} --dport 81 -j DNAT --to-destination {}\n",
-                        to(*pod),
-                        to(*elsewhere)
-                    );
+                    for (port, target) in [(80, pod), (81, elsewhere)] {
+                        writeln!(
+                            text,
+                            "-A {chain} -d {virtual_ip} -p {protocol} --dport {port} -j DNAT --to-destination {}",
+                            SocketAddr::new(*target, 8080)
+                        )?;
+                    }
                 }
-                text += &format!("-A POSTROUTING -d {elsewhere} -p {protocol} -j MASQUERADE --random-fully\n");
+                writeln!(text, "-A POSTROUTING -d {elsewhere} -p {protocol} -j MASQUERADE --random-fully")?;
             }
-            text + "COMMIT\n"
+            Ok(text + "COMMIT\n")
         };
         let mut harness = harness(&record, rules)?;
         each(|places, protocol| {
@@ -213,12 +208,12 @@ fn refusal_and_silence_differ() -> Result<()> {
             for chain in ["INPUT", "FORWARD", "OUTPUT"] {
                 for address in [elsewhere, node] {
                     for protocol in ["tcp", "udp", "sctp"] {
-                        text += &format!("-A {chain} -d {address} -p {protocol} --dport 80 -j REJECT\n");
-                        text += &format!("-A {chain} -d {address} -p {protocol} --dport 81 -j DROP\n");
+                        writeln!(text, "-A {chain} -d {address} -p {protocol} --dport 80 -j REJECT")?;
+                        writeln!(text, "-A {chain} -d {address} -p {protocol} --dport 81 -j DROP")?;
                     }
                 }
             }
-            text + "COMMIT\n"
+            Ok(text + "COMMIT\n")
         };
         let mut harness = harness(&record, rules)?;
         each(|places, protocol| {
@@ -244,9 +239,9 @@ fn what_conntrack_calls_invalid_can_be_sent() -> Result<()> {
     as_root(|| {
         let record = Record::open()?;
         let rules = |_: &Places| {
-            "*filter\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
-             -A OUTPUT -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n"
-                .to_owned()
+            Ok("*filter\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+                -A OUTPUT -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n"
+                .to_owned())
         };
         let mut harness = harness(&record, rules)?;
         each(|places, protocol| {
@@ -271,7 +266,7 @@ fn what_conntrack_calls_invalid_can_be_sent() -> Result<()> {
 fn many_packets_are_told_apart_in_their_order() -> Result<()> {
     as_root(|| {
         let record = Record::open()?;
-        let mut harness = harness(&record, |_| String::new())?;
+        let mut harness = harness(&record, |_| Ok(String::new()))?;
         let Places { pod, stranger, .. } = places(Family::V4)?;
         let port = |n: usize| u16::try_from(n % 60_000).map(|n| n + 1);
         let probe = |n: usize| Ok(Probe::new(Entry::World, stranger, Protocol::Udp, at(pod, port(n)?)));

@@ -63,6 +63,10 @@ pub(crate) const USER_AGENT: &str = concat!("fairlead-programmer/", env!("CARGO_
 
 /// Does what the command line says.
 pub async fn run(command: Command) -> Result<(), AgentError> {
+    if let Some(version) = command.version() {
+        println!("{version}");
+        return Ok(());
+    }
     let configured = Configured::of(&command)?;
     let log = configured.log_flags(&command);
     log.start().map_err(|error| AgentError::Flags(failure::chain(&error)))?;

@@ -4,7 +4,7 @@
 
 use std::env;
 
-use clap::{CommandFactory, FromArgMatches, Parser, error::ErrorKind, parser::ValueSource};
+use clap::{CommandFactory, FromArgMatches, Parser, parser::ValueSource};
 use fairlead_daemon::{client::ClientFlags, logging::LogFlags};
 
 use crate::flags::{self, Flags, InapplicableFlags, WithoutEffect};
@@ -47,18 +47,13 @@ pub(crate) struct OwnLog {
 }
 
 impl Command {
-    /// Reads the command line; ends the process with a message if it cannot be read, or if only the version is asked for.
+    /// Reads the command line; ends the process with a message if it cannot be read.
     pub fn parse() -> Self {
         let matches = Self::command().get_matches_from(flags::arguments(env::args_os()));
         let command = match Self::from_arg_matches(&matches) {
             Ok(command) => command,
             Err(error) => error.exit(),
         };
-        // --version=raw is the same here.
-        if command.version.as_deref().is_some_and(|version| version != "false") {
-            let text = concat!("fairlead-programmer ", env!("CARGO_PKG_VERSION"), "\n");
-            clap::Error::raw(ErrorKind::DisplayVersion, text).exit();
-        }
         let given = |id| !matches!(matches.value_source(id), None | Some(ValueSource::DefaultValue));
         Self {
             without_effect: WithoutEffect::of(&matches),
@@ -66,5 +61,11 @@ impl Command {
             given: flags::all(&Self::command(), &matches),
             ..command
         }
+    }
+
+    /// The version, if that is all that is asked for. `--version=raw` is the same here.
+    pub(crate) fn version(&self) -> Option<&'static str> {
+        let asked = self.version.as_deref().is_some_and(|version| version != "false");
+        asked.then_some(concat!("fairlead-programmer ", env!("CARGO_PKG_VERSION")))
     }
 }

@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::{
     drift::{self, Drift},
-    netfilter::{Netfilter, Refusal, ToolError, Variant, declares},
+    netfilter::{Netfilter, Refusal, ToolError, Variant, declares, is_unreadable},
     sentinel::Suspicion,
 };
 
@@ -121,12 +121,14 @@ pub struct Engine<N> {
     netfilter: Arc<N>,
     /// What should be installed.
     pub rulebook: Rulebook,
+    /// A full sync succeeded: the jumps are there, unless somebody removed them.
+    hooked: bool,
 }
 
 impl<N: Netfilter> Engine<N> {
     /// Programs what `rulebook` says through `netfilter`. The first sync must be full.
     pub fn new(netfilter: Arc<N>, rulebook: Rulebook) -> Self {
-        Self { netfilter, rulebook }
+        Self { netfilter, rulebook, hooked: false }
     }
 
     /// Writes the rulebook's changes since the last sync.
@@ -136,13 +138,21 @@ impl<N: Netfilter> Engine<N> {
     }
 
     /// Compares what is installed with the whole ruleset, writes the differences, and sees that the canaries are there.
+    ///
+    /// Of a table that iptables cannot print, because nft wrote into it, all of our chains are written; as upstream does at
+    /// every sync.
     pub async fn full(&mut self) -> Result<Report, SyncError> {
         // They are contained in the differences.
         self.rulebook.forget_changes();
         let (mut installed, mut canaries) = (Dump::default(), Delta::default());
+        let mut unreadable = Vec::new();
         for table in TABLES {
             // A large text: gone before the next one comes.
             let save = self.read(table.clone()).await?;
+            if is_unreadable(&save) {
+                warn!(%table, "iptables cannot print what nft wrote into a table; writing all of our rules there");
+                unreadable.push(table.clone());
+            }
             if !declares(&save, wellknown::CANARY) {
                 let canary = ChainRef::new(table.clone(), ChainName::from(wellknown::CANARY));
                 canaries.put.insert(canary, Chain::default());
@@ -151,10 +161,14 @@ impl<N: Netfilter> Engine<N> {
                 installed.tables.extend(parse(&save).map_err(SyncError::Understand)?.tables);
             }
         }
-        let delta = diff(&installed, self.rulebook.ruleset());
-        let drift = Drift::of(&delta, &installed);
+        let mut delta = diff(&installed, self.rulebook.ruleset());
+        // Jumps that cannot be seen must not grow in number.
+        delta.hook.retain(|jump| !self.hooked || !unreadable.contains(&jump.table));
+        // What cannot be read is no proof that it differs.
+        let drift = if unreadable.is_empty() { Drift::of(&delta, &installed) } else { Drift::default() };
         drop(installed);
         let report = self.write(delta).await?;
+        self.hooked = true;
         // They are no rules of ours, so a restart that only finds one missing has repaired nothing.
         let canaries = self.write(canaries).await?;
         Ok(Report { drift, writers: report.writers + canaries.writers, ..report })
@@ -172,7 +186,10 @@ impl<N: Netfilter> Engine<N> {
         for chain in chains {
             let read = self.netfilter.chain(chain.table.as_str(), chain.name.as_str()).await;
             let read = read.map_err(|source| SyncError::Read { table: chain.table.clone(), source })?;
-            lines.insert(chain.clone(), read);
+            // A built-in chain that cannot be printed is there all the same.
+            if read.is_some() || self.rulebook.ruleset().chain(&chain.table, chain.name.as_str()).is_some() {
+                lines.insert(chain.clone(), read);
+            }
         }
         let (delta, installed) =
             drift::of_chains(self.rulebook.ruleset(), &lines).map_err(SyncError::Understand)?;
@@ -240,7 +257,8 @@ impl<N: Netfilter> Engine<N> {
     }
 
     async fn has_canary(&self, table: Table) -> Result<bool, SyncError> {
-        Ok(declares(&self.read(table).await?, wellknown::CANARY))
+        let save = self.read(table).await?;
+        Ok(declares(&save, wellknown::CANARY) || is_unreadable(&save))
     }
 
     async fn read(&self, table: Table) -> Result<String, SyncError> {

@@ -138,6 +138,8 @@ pub struct Lane<N, F> {
     look: Option<Instant>,
     /// Services that are left out.
     quarantine: Quarantine,
+    /// As of the last sync's start: those, and others while the guilty are looked for.
+    excluded: BTreeSet<ServiceKey>,
     /// Services whose owners know that they are served without affinity.
     without_affinity: BTreeSet<ServiceKey>,
     /// The next sync must be full, for this reason.
@@ -165,6 +167,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             suspicion: Suspicion::Nothing,
             look: None,
             quarantine: Quarantine::default(),
+            excluded: BTreeSet::new(),
             without_affinity: BTreeSet::new(),
             full: Some(Cause::Start),
             last_full: Instant::now(),
@@ -272,8 +275,14 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
             self.census.refresh(&self.state, &dirty, &basis.facts);
         }
         self.quarantine.note(&dirty, |key| !self.state.ports(key).is_empty());
-        engine.rulebook.exclude(self.quarantine.excluded(), &self.state);
+        let excluded = self.quarantine.excluded();
         self.flows.refresh(&self.state, &dirty);
+        if excluded != self.excluded {
+            // Without rules, packets of those that were left out went elsewhere.
+            self.flows.suspect();
+            self.excluded.clone_from(&excluded);
+        }
+        engine.rulebook.exclude(excluded, &self.state);
         self.current = Some(basis);
         self.tell_lost_affinity(&dirty);
         self.schedule.started();

@@ -54,7 +54,8 @@ pub trait Netfilter: Send + Sync + 'static {
     /// The variant that stands behind it.
     fn variant(&self) -> Variant;
 
-    /// `iptables-save -t TABLE`: everything in the table, whoever made it. Empty if the table does not exist.
+    /// `iptables-save -t TABLE`: everything in the table, whoever made it. Empty if the table does not exist; see also
+    /// [`is_unreadable`].
     fn save(&self, table: &str) -> impl Future<Output = Result<String, ToolError>> + Send;
 
     /// The rules of one chain as a save prints them, or `None` if there is no such chain. Where a single chain cannot be
@@ -74,4 +75,9 @@ pub trait Netfilter: Send + Sync + 'static {
 /// Whether the output of a save declares `chain`.
 pub fn declares(save: &str, chain: &str) -> bool {
     save.lines().any(|line| line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) == Some(chain))
+}
+
+/// Whether a save says that the table cannot be printed, because nft wrote into it what iptables has no words for.
+pub fn is_unreadable(save: &str) -> bool {
+    save.lines().any(|line| line.starts_with("# Table `") && line.contains("' is incompatible"))
 }

@@ -252,6 +252,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn node_without_addresses_is_waited_for_half_a_minute_and_then_known_by_loopback() {
+        let mut bench = bench(testing::settings());
+        let start = Instant::now();
+        let nameless = builders::object(json!({
+            "metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "a"}},
+            "status": {"addresses": [{"type": "Hostname", "address": "node-a"}]}
+        }));
+        bench.tell(vec![Event::Init, Event::InitApply(nameless), Event::InitDone]).await;
+        let facts = bench.next().await.facts;
+        assert!(facts.node_ip.is_loopback() && facts.zone.as_deref() == Some("a"), "{facts:?}");
+        assert_eq!(start.elapsed().as_secs(), 30);
+        bench.tell(vec![Event::Apply(node("a", &json!({})))]).await;
+        assert_eq!(bench.next().await.facts.node_ip, "192.168.0.2".parse::<std::net::IpAddr>().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn mode_node_cidr_waits_for_pod_networks_and_ends_without_them() {
         let settings = Settings { detect_local: DetectLocal::NodeCidr, ..testing::settings() };
         let mut bench = bench(settings);

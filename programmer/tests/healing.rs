@@ -504,6 +504,45 @@ fn repair_waits_for_the_lock_and_comes_right_after_it_legacy() {
     });
 }
 
+/// Rules that nft writes into the tables of iptables may be such that iptables-save cannot print the table.
+#[test]
+fn rules_that_only_nft_understands_hold_up_nothing() {
+    in_namespace("rules_that_only_nft_understands_hold_up_nothing", async || {
+        if shell("command -v nft || true").is_empty() {
+            assert_ne!(env::var("CI").as_deref(), Ok("true"), "nft is not installed");
+            return eprintln!("SKIPPED: nft is not installed");
+        }
+        for family in FAMILIES {
+            let (tool, table) =
+                (program(family, Variant::Nft), if family == Family::V4 { "ip nat" } else { "ip6 nat" });
+            let list = |chain: &str| shell(&format!("nft list chain {table} {chain}"));
+            shell(&format!(
+                "{tool} -t nat -N THEIRS; nft add rule {table} THEIRS numgen random mod 2 1 accept"
+            ));
+            assert!(!shell(&format!("{tool}-save -t nat")).contains("COMMIT"), "it can print everything");
+            let node = Node::start(family, Variant::Nft, services(family)).await;
+            let jumps = list("PREROUTING");
+            assert!(jumps.contains("jump KUBE-SERVICES"), "{jumps}");
+
+            let endpoint = address(family, "pod", 999);
+            node.tell(slice(family, "plain", 999, 1)).await;
+            until("a change", || shell(&format!("nft list table {table}")).contains(&endpoint)).await;
+            shell(&format!("nft add rule {table} KUBE-MARK-MASQ numgen random mod 2 1 accept"));
+            within(PROMISE, "our chain", || !list("KUBE-MARK-MASQ").contains("numgen")).await;
+            shell(&format!("{tool} -t mangle -X KUBE-PROXY-CANARY"));
+            within(PROMISE, "everything", || shell(&format!("{tool}-save -t mangle")).contains("CANARY"))
+                .await;
+            assert_eq!(list("PREROUTING"), jumps, "no jump is there twice");
+            assert!(list("THEIRS").contains("numgen"));
+
+            shell(&format!("nft flush chain {table} THEIRS; {tool} -t nat -F KUBE-POSTROUTING"));
+            let rule = "-A KUBE-POSTROUTING";
+            within(PROMISE, "again", || shell(&format!("{tool}-save -t nat")).contains(rule)).await;
+            node.stop().await;
+        }
+    });
+}
+
 #[test]
 fn what_was_different_is_logged() {
     in_namespace("what_was_different_is_logged", async || {

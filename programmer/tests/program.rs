@@ -72,6 +72,17 @@ fn effective_configuration_is_printed_and_what_has_no_effect_is_named() {
 }
 
 #[test]
+fn typo_in_a_file_is_told_with_what_may_have_been_meant_and_the_rest_is_in_force() {
+    let file = File::new("typo", &CONFIGURATION.replace("clusterCIDR", "clusterCIRD"));
+    let output = run(&["--config", file.path(), "--dump-config"]);
+    let (printed, log) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("unknown field clusterCIRD (did you mean clusterCIDR?)"), "{log}");
+    let effective: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&effective["clusterCIDR"], &effective["iptables"]["masqueradeBit"]), (&"".into(), &7.into()));
+}
+
+#[test]
 fn wrong_file_ends_with_code_two_and_one_line_for_each_problem() {
     let wrong = format!("{CONFIGURATION}oomScoreAdj: 2000\nhealthzBindAddress: here\n");
     let file = File::new("wrong", &wrong);

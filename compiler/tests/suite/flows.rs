@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use fairlead_compiler::{Detector, Outcome, Share, Table};
+use fairlead_compiler::{Detector, Dump, Host, Outcome, Share, Table, Tracer};
 use fairlead_objects::{Protocol, builders};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, local, remote};
+use crate::cluster::{Cluster, local, packet, remote};
 
 const POD: &str = "10.0.0.2";
 const OTHER_POD: &str = "10.180.0.2";
@@ -367,4 +367,20 @@ fn two_claims_to_one_address_are_settled_by_name() {
     cluster.service("b", spec("172.30.0.1")).slice("b", &[remote("10.180.0.1")]);
     cluster.service("a", spec("172.30.0.2")).slice("a", &[remote("10.180.0.2")]);
     assert_eq!(cluster.flow(Protocol::Tcp, CLIENT, "5.6.7.8", 80).0, "10.180.0.2:80");
+}
+
+#[test]
+fn an_invalid_packet_meets_no_rule_of_nat() {
+    let mut cluster = Cluster::v4();
+    cluster.service("svc1", json!({})).slice("svc1", &[remote("10.180.0.1")]);
+    let host = Host::from(&cluster.facts);
+    for (liberal_tcp, outcome) in [(false, Outcome::Dropped), (true, Outcome::NoMatch)] {
+        cluster.config.liberal_tcp = liberal_tcp;
+        let (dump, sent) = (Dump::from(&cluster.compile()), packet(Protocol::Tcp, POD, VIP, 80, &host));
+        let tracer = Tracer::new(&dump);
+        assert_eq!(tracer.fate(&sent, &host).outcomes.keys().collect::<Vec<_>>(), [&Outcome::Accepted]);
+        let fate = tracer.fate_of_invalid(&sent, &host);
+        assert_eq!(fate.outcomes.keys().collect::<Vec<_>>(), [&outcome]);
+        assert!(!fate.masquerade);
+    }
 }

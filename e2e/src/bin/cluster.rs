@@ -7,7 +7,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use fairlead_e2e::cluster::{
     Cluster, Options, cases,
+    install::Install,
     judge::{self, Specs},
+    operations,
 };
 
 /// A cluster of real kubelets in network namespaces of this machine, and what is run on it.
@@ -33,9 +35,13 @@ struct Args {
     #[arg(long, default_value_t = 6)]
     procs: u8,
 
-    /// Only the examples, and only those whose names contain this (all when empty)
-    #[arg(long, num_args = 0..=1, default_missing_value = "")]
+    /// Only those examples whose names contain this (all when empty)
+    #[arg(long, num_args = 0..=1, default_missing_value = "", conflicts_with = "focus")]
     examples: Option<String>,
+
+    /// Only those cases about operating a cluster whose names contain this (all when empty)
+    #[arg(long, num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["focus", "examples"])]
+    operations: Option<String>,
 
     /// Leave everything running at the end, and print how to play with it, until Enter is pressed
     #[arg(long)]
@@ -70,12 +76,25 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn judge(cluster: &mut Cluster, args: &Args) -> Result<()> {
-    if args.focus.is_none() {
-        cases::run(cluster, args.examples.as_deref().unwrap_or_default())?;
+    if let Some(filter) = &args.examples {
+        return cases::run(cluster, "examples", cases::EXAMPLES, filter);
     }
-    if args.examples.is_some() {
-        return Ok(());
+    if let Some(filter) = &args.operations {
+        return cases::run(cluster, "operations", operations::ALL, filter);
     }
+    if args.focus.is_some() {
+        return run_specs(cluster, args);
+    }
+    cases::run(cluster, "examples", cases::EXAMPLES, "")?;
+    run_specs(cluster, args)?;
+    // They are about the chart.
+    if cluster.options.install == Install::Chart {
+        cases::run(cluster, "operations", operations::ALL, "")?;
+    }
+    Ok(())
+}
+
+fn run_specs(cluster: &mut Cluster, args: &Args) -> Result<()> {
     let runs = match &args.focus {
         Some(focus) => vec![Specs::matching(focus, &args.skip)],
         None => args.specs.iter().map(|name| Specs::listed(name)).collect::<Result<_>>()?,

@@ -26,8 +26,8 @@ const SETTLE: Duration = Duration::from_mins(1);
 /// A case.
 pub type Case = (&'static str, fn(&mut Cluster) -> Result<()>);
 
-/// All cases.
-pub const ALL: &[Case] = &[
+/// The examples.
+pub const EXAMPLES: &[Case] = &[
     ("my-service: a Pod's DNS name query leads to the ClusterIP, and that to both Pods", by_name),
     ("kubia: the environment of a Pod made later leads to the Service, both ports by name", by_environment),
     ("headless: DNS gives the addresses of the ready Pods", headless),
@@ -38,10 +38,10 @@ pub const ALL: &[Case] = &[
     ("deleted Pods leave the Service while it goes on answering", deleted_pods),
 ];
 
-/// Runs cases one by one, and fails with all that failed.
-pub fn run(cluster: &mut Cluster, filter: &str) -> Result<()> {
+/// Runs those cases whose names contain `filter` one by one, and fails with all that failed.
+pub fn run(cluster: &mut Cluster, what: &str, cases: &[Case], filter: &str) -> Result<()> {
     let mut failed = Vec::new();
-    let chosen: Vec<&Case> = ALL.iter().filter(|(name, _)| name.contains(filter)).collect();
+    let chosen: Vec<&Case> = cases.iter().filter(|(name, _)| name.contains(filter)).collect();
     for (name, case) in &chosen {
         let began = Instant::now();
         let result = case(cluster).and_then(|()| cluster.check());
@@ -55,7 +55,7 @@ pub fn run(cluster: &mut Cluster, filter: &str) -> Result<()> {
             }
         }
     }
-    println!("examples: {} of {} passed", chosen.len() - failed.len(), chosen.len());
+    println!("{what}: {} of {} passed", chosen.len() - failed.len(), chosen.len());
     ensure!(failed.is_empty(), "failed: {}", failed.join("; "));
     Ok(())
 }
@@ -63,7 +63,7 @@ pub fn run(cluster: &mut Cluster, filter: &str) -> Result<()> {
 fn by_name(cluster: &mut Cluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     let ip = cluster_ip(cluster, "my-service")?;
-    await_client(cluster)?;
+    await_client(cluster, None)?;
     let found = shell(cluster, "dig +short my-service.default.svc.cluster.local")?;
     ensure!(found.trim() == ip, "DNS says {found:?}, the Service has {ip}");
     await_servers(cluster, "http://my-service/hostname", 2)
@@ -72,7 +72,7 @@ fn by_name(cluster: &mut Cluster) -> Result<()> {
 fn by_environment(cluster: &mut Cluster) -> Result<()> {
     apply(cluster, "kubia.yaml")?;
     let ip = cluster_ip(cluster, "kubia")?;
-    await_client(cluster)?;
+    await_client(cluster, None)?;
     let found = shell(cluster, "echo $KUBIA_SERVICE_HOST $KUBIA_SERVICE_PORT $KUBIA_SERVICE_PORT_HTTPS")?;
     ensure!(found.trim() == format!("{ip} 80 443"), "the environment says {found:?}, the Service has {ip}");
     for port in ["", "_HTTPS"] {
@@ -84,7 +84,7 @@ fn by_environment(cluster: &mut Cluster) -> Result<()> {
 fn headless(cluster: &mut Cluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     apply(cluster, "headless.yaml")?;
-    await_client(cluster)?;
+    await_client(cluster, None)?;
     let pods: Vec<Value> = cluster.kubernetes().list("Pod", "default", "app=my-app")?;
     let pods: BTreeSet<String> =
         pods.iter().filter_map(|pod| Some(pod["status"]["podIP"].as_str()?.to_owned())).collect();
@@ -99,7 +99,7 @@ fn headless(cluster: &mut Cluster) -> Result<()> {
 fn external_name(cluster: &mut Cluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     apply(cluster, "external-name.yaml")?;
-    await_client(cluster)?;
+    await_client(cluster, None)?;
     wait::until_ok("DNS to know the alias", SETTLE, || {
         let found = shell(cluster, "dig +short my-alias.default.svc.cluster.local CNAME")?;
         ensure!(found.trim() == "my-service.default.svc.cluster.local.", "DNS says {found:?}");
@@ -129,7 +129,7 @@ fn node_port(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn api_server(cluster: &mut Cluster) -> Result<()> {
-    await_client(cluster)?;
+    await_client(cluster, None)?;
     wait::until_ok("the API server to answer a Pod", SETTLE, || {
         let found = shell(cluster, "curl -sk -m 3 https://kubernetes/version")?;
         ensure!(found.contains("gitVersion"), "{found}");
@@ -147,7 +147,7 @@ fn kubectl_ways(cluster: &mut Cluster) -> Result<()> {
         "--port=8000",
         "--target-port=8080",
     ])?;
-    await_client(cluster)?;
+    await_client(cluster, None)?;
     await_servers(cluster, "http://exposed:8000/hostname", 2)?;
     let kubeconfig = cluster.kubectl_environment();
     let args = ["port-forward", "service/my-service", "18080:80"].map(str::to_owned);
@@ -166,7 +166,7 @@ fn kubectl_ways(cluster: &mut Cluster) -> Result<()> {
 
 fn deleted_pods(cluster: &mut Cluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
-    await_client(cluster)?;
+    await_client(cluster, None)?;
     await_servers(cluster, "http://my-service/hostname", 2)?;
     let pods: Vec<Value> = cluster.kubernetes().list("Pod", "default", "app=my-app")?;
     let first = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).context("no Pod")?.to_owned();
@@ -185,7 +185,7 @@ fn deleted_pods(cluster: &mut Cluster) -> Result<()> {
 
 /// Applies an example, and waits until its Deployments are available. There is no registry: agnhost, which every node
 /// has, answers in the place of the image that the example names.
-fn apply(cluster: &Cluster, example: &str) -> Result<()> {
+pub(super) fn apply(cluster: &Cluster, example: &str) -> Result<()> {
     let image = cluster.parts().image("agnhost")?;
     for mut object in examples::objects(example)? {
         if let Some(containers) =
@@ -211,18 +211,25 @@ fn stand_in(container: &mut Value, image: &str) -> Result<()> {
     Ok(())
 }
 
-/// A Pod to ask from, made only now: its environment has the Services that are there.
-fn await_client(cluster: &Cluster) -> Result<()> {
+/// A Pod to ask from, on a node if that matters, made only now: its environment has the Services that are there.
+pub(super) fn await_client(cluster: &Cluster, node: Option<&str>) -> Result<()> {
     let image = cluster.parts().image("agnhost")?;
-    cluster.kubernetes().apply(&json!({
+    let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client", "namespace": "default"},
-        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "client", "image": image, "args": ["pause"]}]},
-    }))?;
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "client", "image": image, "args": ["pause"]}],
+        },
+    });
+    if let Some(node) = node {
+        pod["spec"]["nodeName"] = node.into();
+    }
+    cluster.kubernetes().apply(&pod)?;
     cluster.await_condition("Pod", "default", "client", "Ready")
 }
 
 /// Runs a line of shell in the client's Pod, with `kubectl exec`.
-fn shell(cluster: &Cluster, line: &str) -> Result<String> {
+pub(super) fn shell(cluster: &Cluster, line: &str) -> Result<String> {
     cluster.kubectl(&["exec", "client", "--", "sh", "-c", line])
 }
 
@@ -233,7 +240,7 @@ fn servers(cluster: &Cluster, url: &str) -> Result<BTreeSet<String>> {
 }
 
 /// Waits until so many servers answer, and nothing else.
-fn await_servers(cluster: &Cluster, url: &str, count: usize) -> Result<()> {
+pub(super) fn await_servers(cluster: &Cluster, url: &str, count: usize) -> Result<()> {
     wait::until_ok(&format!("{count} servers at {url}"), SETTLE, || {
         let found = servers(cluster, url)?;
         ensure!(found.len() == count, "{found:?}");

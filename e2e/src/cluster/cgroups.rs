@@ -1,4 +1,4 @@
-//! The cgroups of a cluster: below one of its own in every hierarchy, one per node for its Pods and one for its daemons.
+//! The cgroups of a cluster: below one of its own in every hierarchy, one for each of its purposes.
 //!
 //! Invariant: each is in the record before it is made, so that it goes with the cluster, however that ends.
 
@@ -6,10 +6,10 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{plan::Node, record::Record};
+use crate::record::Record;
 
 /// Makes them, and returns the path of their common parent below every hierarchy, such as `fairlead-4711-0`.
-pub(super) fn make(record: &Record, nodes: &[Node]) -> Result<String> {
+pub(super) fn make(record: &Record, children: &[String]) -> Result<String> {
     let id = record.dir().file_name().context("a record without name")?.to_string_lossy().into_owned();
     let parent = format!("fairlead-{id}");
     let hierarchies = mounted("cgroup")?;
@@ -25,10 +25,7 @@ pub(super) fn make(record: &Record, nodes: &[Node]) -> Result<String> {
         let top = hierarchy.join(&parent);
         record.note_cgroup(&top)?;
         make_one(&top)?;
-        for node in nodes {
-            make_one(&top.join(&node.name))?;
-            make_one(&top.join(format!("daemons-{}", node.name)))?;
-        }
+        children.iter().try_for_each(|child| make_one(&top.join(child)))?;
     }
     Ok(parent)
 }

@@ -27,7 +27,10 @@ pub(super) struct Control {
     /// Keys and kubeconfigs.
     pub(super) pki: Pki,
     // In the order in which they are stopped.
-    processes: Vec<Process>,
+    scheduler: Process,
+    manager: Process,
+    api_server: Process,
+    etcd: Process,
 }
 
 /// Who asks kubelets for logs and to run commands.
@@ -59,12 +62,27 @@ impl Control {
             &controller_manager_args(&pki),
         )?;
         let scheduler = run("kube-scheduler", parts.program("kube-scheduler"), &scheduler_args(&pki))?;
-        Ok(Self { kubernetes, pki, processes: vec![scheduler, manager, api_server, etcd] })
+        Ok(Self { kubernetes, pki, scheduler, manager, api_server, etcd })
     }
 
     /// Fails when one of its programs is no longer running.
     pub(super) fn check(&mut self) -> Result<()> {
-        self.processes.iter_mut().try_for_each(Process::check)
+        let all = [&mut self.scheduler, &mut self.manager, &mut self.api_server, &mut self.etcd];
+        all.into_iter().try_for_each(Process::check)
+    }
+
+    /// Kills the API server, as a crash would, starts it again, and waits until it is ready.
+    pub(super) fn restart_api_server(
+        &mut self,
+        record: &Record,
+        namespace: &Netns,
+        tools: &Tools,
+    ) -> Result<()> {
+        self.api_server.kill()?;
+        let (program, args) = (tools.program("kube-apiserver"), api_server_args(&self.pki));
+        let start = Start { name: "kube-apiserver", program: &program, args: &args, env: &[] };
+        self.api_server = Process::start(record, namespace, &start)?;
+        control_plane::await_ready(&self.kubernetes, std::slice::from_mut(&mut self.api_server))
     }
 }
 

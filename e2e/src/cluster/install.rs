@@ -1,11 +1,7 @@
 //! How the programs under test come into a cluster: as plain processes on its hosts, or as its users have them, from
 //! images by the Helm chart.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -40,36 +36,52 @@ impl Install {
     }
 }
 
-/// The release's name, and the namespace that it is in.
-const RELEASE: &str = "fairlead";
-const NAMESPACE: &str = chart::NAMESPACE;
+/// The release's name; [`NAMESPACE`] is where it is.
+pub const RELEASE: &str = "fairlead";
+/// See [`RELEASE`].
+pub const NAMESPACE: &str = chart::NAMESPACE;
 
 /// Starts the programs under test as processes: one controller beside the API server, a programmer on every node.
 pub(super) fn start_processes(cluster: &mut Cluster) -> Result<()> {
-    let control = &cluster.control;
-    service_accounts::establish(&control.kubernetes, &control.pki)?;
-    let place = Place {
-        record: &cluster.record,
-        tools: &cluster.tools,
-        pki: &control.pki,
-        families: Families::V4,
-        variant: cluster.options.variant,
-    };
-    let host = &cluster.network.control_plane;
-    cluster.controller = Some(Controller::start(place, host, cluster.options.controller, &[])?);
-    for (node, namespace) in cluster.plan.iter().zip(&cluster.network.nodes) {
-        cluster.programmers.push(Programmer::start(place, namespace, node, cluster.options.programmer, &[])?);
-    }
+    service_accounts::establish(&cluster.control.kubernetes, &cluster.control.pki)?;
+    start_as(cluster, cluster.options.controller, cluster.options.programmer)
+}
+
+/// As [`start_processes`], of these makes; ours need their accounts.
+pub(super) fn start_as(cluster: &mut Cluster, controller: Make, programmer: Make) -> Result<()> {
+    let place = place(cluster);
+    let controller = Controller::start(place, &cluster.network.control_plane, controller, &[])?;
+    let programmers =
+        cluster.nodes().map(|(node, host)| Programmer::start(place, host, node, programmer, &[]));
+    let programmers = programmers.collect::<Result<_>>()?;
+    (cluster.controller, cluster.programmers) = (Some(controller), programmers);
     Ok(())
 }
 
-/// Installs the chart, and waits until all of its Pods are ready.
-pub(super) fn install_chart(cluster: &Cluster) -> Result<()> {
-    let ours = [cluster.options.controller, cluster.options.programmer];
-    ensure!(ours == [Make::Ours; 2], "the chart installs Fairlead's programs, not the genuine ones");
+/// What programs that are started as processes need to know.
+pub(super) fn place(cluster: &Cluster) -> Place<'_> {
+    Place {
+        record: &cluster.record,
+        tools: &cluster.tools,
+        pki: &cluster.control.pki,
+        families: Families::V4,
+        variant: cluster.options.variant,
+    }
+}
+
+/// What to wait for after `helm install`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Await {
+    /// All Pods are ready.
+    Ready,
+    /// All Pods run; they may be waiting for others to leave.
+    Running,
+}
+
+/// Installs the chart.
+pub(super) fn install_chart(cluster: &Cluster, until: Await) -> Result<()> {
     import_images(cluster)?;
     cluster.say("images of the programs under test");
-    let folder = chart::folder();
     let values = [
         format!("apiServer.host={}", plan::control_plane().v4),
         format!("programmer.config.clusterCIDR={}", plan::cluster_networks(Families::V4)),
@@ -78,9 +90,14 @@ pub(super) fn install_chart(cluster: &Cluster) -> Result<()> {
         "programmer.config.conntrack.min=0".to_owned(),
         "image.pullPolicy=Never".to_owned(),
     ];
-    let folder = folder.to_str().context("a path that is no text")?;
-    helm(cluster, &["install", RELEASE, folder, "--namespace", NAMESPACE, "--set", &values.join(",")])?;
-    await_programs(cluster)
+    let folder = chart_folder()?;
+    helm(cluster, &["install", RELEASE, &folder, "--namespace", NAMESPACE, "--set", &values.join(",")])?;
+    if until == Await::Ready { await_programs(cluster) } else { await_running(cluster) }
+}
+
+/// Where the chart is, as text.
+pub(super) fn chart_folder() -> Result<String> {
+    chart::folder().into_os_string().into_string().ok().context("a path that is no text")
 }
 
 /// Runs Helm on the control plane's host, with all rights.
@@ -103,6 +120,18 @@ pub fn await_programs(cluster: &Cluster) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+fn await_running(cluster: &Cluster) -> Result<()> {
+    wait::until_ok("the Pods of the release to run", READY, || {
+        let labels = format!("app.kubernetes.io/instance={RELEASE}");
+        let pods: Vec<Value> = cluster.kubernetes().list("Pod", NAMESPACE, &labels)?;
+        let running = pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
+        // A programmer on each node, and two controllers.
+        let wanted = usize::from(cluster.options.nodes) + 2;
+        ensure!(running == wanted, "{running} of {wanted} run");
+        Ok(())
+    })
 }
 
 /// Puts the archives of `make image` into every node's store.

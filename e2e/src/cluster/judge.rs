@@ -14,9 +14,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::{Cluster, parts};
+use super::{Parts, parts};
 use crate::{
+    netns::Netns,
     processes::{Process, Start, tail},
+    record::Record,
     wait::{self, Look},
 };
 
@@ -216,14 +218,41 @@ impl Spec {
     }
 }
 
+/// Where the tests run, and whom they ask.
+#[derive(Clone, Debug)]
+pub struct Court<'a> {
+    /// Logs.
+    pub record: &'a Record,
+    /// The host that the tests run on: it reaches the API server and the nodes.
+    pub host: &'a Netns,
+    /// Of somebody with all rights.
+    pub kubeconfig: PathBuf,
+    /// kubectl.
+    pub kubectl: PathBuf,
+    /// ginkgo and the tests.
+    pub parts: &'a Parts,
+    /// Number of nodes.
+    pub nodes: u8,
+}
+
+/// A cluster that the tests can judge.
+pub trait Judged {
+    /// Where they run.
+    fn court(&self) -> Court<'_>;
+    /// Fails when the cluster is broken, whatever the tests say.
+    fn check(&mut self) -> Result<()>;
+    /// Prints how it goes.
+    fn say(&self, what: &str);
+}
+
 /// Runs specs against a cluster, `processes` at a time, and leaves ginkgo's log and report and our table in `folder`.
-pub fn run(cluster: &mut Cluster, specs: &Specs, processes: u8, folder: &Path) -> Result<Report> {
+pub fn run(cluster: &mut impl Judged, specs: &Specs, processes: u8, folder: &Path) -> Result<Report> {
     fs::create_dir_all(folder)?;
     let file = |ending: &str| folder.join(format!("{}.{ending}", specs.name));
     let report = file("json");
     drop(fs::remove_file(&report));
-    let mut process = start(cluster, specs, processes, folder)?;
-    let log = cluster.record().log(process.name());
+    let mut process = start(&cluster.court(), specs, processes, folder)?;
+    let log = cluster.court().record.log(process.name());
     let ended = await_end(cluster, &mut process, &log);
     fs::copy(&log, file("log"))?;
     ended?;
@@ -233,13 +262,15 @@ pub fn run(cluster: &mut Cluster, specs: &Specs, processes: u8, folder: &Path) -
     Ok(report)
 }
 
-fn start(cluster: &Cluster, specs: &Specs, processes: u8, folder: &Path) -> Result<Process> {
-    let kubectl = cluster.tools().program("kubectl");
+fn start(court: &Court<'_>, specs: &Specs, processes: u8, folder: &Path) -> Result<Process> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let beside: PathBuf = kubectl.parent().map(Path::to_owned).unwrap_or_default();
-    let mut env = cluster.kubectl_environment().to_vec();
-    env.push(("PATH", format!("{}:{path}", beside.display())));
-    let kubeconfig = env[0].1.clone();
+    let beside = court.kubectl.parent().unwrap_or(Path::new("/")).display();
+    let kubeconfig = court.kubeconfig.display().to_string();
+    let env = [
+        ("PATH", format!("{beside}:{path}")),
+        ("KUBECONFIG", kubeconfig.clone()),
+        ("HOME", court.record.dir().display().to_string()),
+    ];
     let mut args = vec![
         format!("--procs={processes}"),
         "--no-color".to_owned(),
@@ -248,24 +279,24 @@ fn start(cluster: &Cluster, specs: &Specs, processes: u8, folder: &Path) -> Resu
         format!("--focus={}", specs.focus),
         format!("--json-report={}.json", specs.name),
         format!("--output-dir={}", folder.display()),
-        cluster.parts().program("e2e.test").display().to_string(),
+        court.parts.program("e2e.test").display().to_string(),
         "--".to_owned(),
         "--provider=skeleton".to_owned(),
         format!("--kubeconfig={kubeconfig}"),
-        format!("--kubectl-path={}", kubectl.display()),
-        format!("--num-nodes={}", cluster.options.nodes),
+        format!("--kubectl-path={}", court.kubectl.display()),
+        format!("--num-nodes={}", court.nodes),
     ];
     if !specs.skip.is_empty() {
         args.insert(5, format!("--skip={}", specs.skip));
     }
-    let program = cluster.parts().program("ginkgo");
+    let program = court.parts.program("ginkgo");
     let name = format!("e2e-{}", specs.name);
     let start = Start { name: &name, program: &program, args: &args, env: &env };
-    Process::start(cluster.record(), cluster.control_plane(), &start)
+    Process::start(court.record, court.host, &start)
 }
 
 /// Says how it goes. That specs failed is no error here: the report tells.
-fn await_end(cluster: &mut Cluster, process: &mut Process, log: &Path) -> Result<()> {
+fn await_end(cluster: &mut impl Judged, process: &mut Process, log: &Path) -> Result<()> {
     let mut said = Instant::now();
     wait::until("the end-to-end tests to end", DEADLINE, || {
         if process.exited()? {

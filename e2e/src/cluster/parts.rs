@@ -28,10 +28,22 @@ impl Parts {
         let lines = printed.lines().filter_map(|line| line.split_once(' '));
         let folders: BTreeMap<_, _> =
             lines.map(|(name, folder)| (name.to_owned(), PathBuf::from(folder))).collect();
-        for folder in folders.values() {
-            ensure!(folder.is_dir(), "{} is not there: run {}", folder.display(), script.display());
-        }
-        Ok(Self { folders })
+        let parts = Self { folders };
+        ["programs", "coredns", "node", "images"].into_iter().try_for_each(|name| parts.check(name))?;
+        Ok(parts)
+    }
+
+    /// Fails when a folder has not been built.
+    fn check(&self, name: &str) -> Result<()> {
+        let (folder, script) = (self.folder(name), script("build.sh"));
+        ensure!(folder.is_dir(), "{} is not there: run {}", folder.display(), script.display());
+        Ok(())
+    }
+
+    /// kind, and the folder with Docker and a node's file system.
+    pub(super) fn kind(&self) -> Result<(PathBuf, &Path)> {
+        self.check("kind").and_then(|()| self.check("kind-program")).context("with the argument --kind")?;
+        Ok((self.folder("kind-program").join("kind"), self.folder("kind")))
     }
 
     /// One of Kubernetes' programs.

@@ -162,8 +162,11 @@ fn beside(
     bed.start_programmer(number, &flags)?;
     let ours = Harness::create(&record, "ours", &node, &links())?;
     let config = side::config(FAMILIES[0], settings.config);
-    let place =
-        Place { routes_loopback: config.localhost_node_ports_active(FAMILIES[0]), variant: settings.variant, node };
+    let place = Place {
+        routes_loopback: config.localhost_node_ports_active(FAMILIES[0]),
+        variant: settings.variant,
+        node,
+    };
     if place.routes_loopback {
         ours.netns().sysctl(&[("ipv4/conf/all/route_localnet", "1")])?;
     }
@@ -213,7 +216,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(bed: &'a Bed, settings: Settings, place: Place, genuine: Kernel, mut ours: Kernel) -> Result<Self> {
+    fn new(
+        bed: &'a Bed,
+        settings: Settings,
+        place: Place,
+        genuine: Kernel,
+        mut ours: Kernel,
+    ) -> Result<Self> {
         let [v4, v6] = FAMILIES;
         let facts = [place.facts(v4)?, place.facts(v6)?];
         let mut side = |facts: &NodeFacts| Side::new(&mut ours, facts.clone(), settings.config);
@@ -252,6 +261,9 @@ impl<'a> Run<'a> {
                 report.handled += usize::from(theirs.meets_service());
             }
         }
+        for (family, side) in FAMILIES.into_iter().zip(&self.sides) {
+            side.shadow(self.genuine.installed(family))?;
+        }
         report.packets += questions.len();
         self.before = moment.services;
         report.states += 1;
@@ -263,15 +275,14 @@ impl<'a> Run<'a> {
         let doomed: Vec<&Doomed> = delete.iter().collect();
         let parts = doomed.chunks(doomed.len().div_ceil(PARALLEL).max(1));
         let remove = |part: &[&Doomed]| {
-            part.iter().try_for_each(|Doomed { kind, namespace, name }| {
-                kubernetes.delete(kind, namespace, name, 0)
-            })
+            part.iter()
+                .try_for_each(|Doomed { kind, namespace, name }| kubernetes.delete(kind, namespace, name, 0))
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = parts.map(|part| scope.spawn(move || remove(part))).collect();
-            workers.into_iter().try_for_each(|worker| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         kubernetes.apply_all(apply)
     }
@@ -321,9 +332,8 @@ impl<'a> Run<'a> {
     /// All questions about the Services that a step touches.
     fn questions(&self, step: &Step, moment: &Moment) -> Vec<(ServiceKey, Vec<Question>)> {
         let touched = step.touched.iter();
-        let touched: BTreeSet<ServiceKey> = touched
-            .map(|(namespace, name)| ServiceKey::new(namespace.as_str(), name.as_str()))
-            .collect();
+        let touched: BTreeSet<ServiceKey> =
+            touched.map(|(namespace, name)| ServiceKey::new(namespace.as_str(), name.as_str())).collect();
         let mut asked = Vec::new();
         for facts in &self.facts {
             let (old, new) = (Frontends::of(&self.before, facts), Frontends::of(&moment.services, facts));
@@ -333,8 +343,11 @@ impl<'a> Run<'a> {
                 let sticks = affinity.is_some_and(|seconds| seconds >= LASTING);
                 let frontends: BTreeSet<_> = old.at(key).chain(new.at(key)).collect();
                 let frontends = frontends.into_iter().filter(|frontend| !new.is_disputed(frontend));
-                let questions = frontends
-                    .flat_map(|frontend| packets::questions(frontend, &own, facts, &self.place, sticks));
+                let questions = frontends.flat_map(|frontend| {
+                    // What it had may be somebody else's now, who forgets his clients.
+                    let sticks = sticks && new.at(key).any(|own| own == frontend);
+                    packets::questions(frontend, &own, facts, &self.place, sticks)
+                });
                 asked.push((key.clone(), questions.collect()));
             }
         }
@@ -371,7 +384,8 @@ impl Moment {
     /// A Service and its slices, for whoever reads about a difference.
     fn about(&self, key: &ServiceKey) -> String {
         let slices = self.slices_of(key);
-        let slices: Vec<String> = slices.iter().filter_map(|slice| serde_json::to_string(slice).ok()).collect();
+        let slices: Vec<String> =
+            slices.iter().filter_map(|slice| serde_json::to_string(slice).ok()).collect();
         format!("about {key}\n{:#?}\nslices\n{}", self.services.get(key), slices.join("\n"))
     }
 }

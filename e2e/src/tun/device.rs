@@ -48,8 +48,7 @@ impl Tun {
         let made = namespace.run(|| {
             let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
             let mut options = OpenOptions::new();
-            let file =
-                options.read(true).write(true).custom_flags(nonblocking).open("/dev/net/tun")?;
+            let file = options.read(true).write(true).custom_flags(nonblocking).open("/dev/net/tun")?;
             let fd = OwnedFd::from(file);
             set_interface(fd.as_fd(), name)?;
             Ok(fd)

@@ -126,9 +126,9 @@ impl Harness {
         let others = (1..=NODES).filter(|number| *number != node.number).map(Node::new);
         let others = others.flat_map(|other| <[String; 2]>::from(other.pod_networks()));
         let networks = halves.map(|network| network.to_string()).chain(others);
-        let routes: String =
+        let routes: Vec<String> =
             networks.map(|network| format!("route replace {network} dev {world}\n")).collect();
-        Self::new(Arc::clone(netns), node, setup, &(lines + &routes))
+        Self::new(Arc::clone(netns), node, setup, &(lines + &routes.concat()))
     }
 
     /// Adds the devices, and configures them by `lines` for `ip`.
@@ -291,8 +291,7 @@ impl Harness {
     fn wait(&self) -> Result<(), Error> {
         let devices = [self.devices.0.fd(), self.devices.1.fd()];
         let all = devices.into_iter().chain(self.sockets.fds());
-        let mut all: Vec<PollFd<'_>> =
-            all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut all: Vec<PollFd<'_>> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         match rustix::event::poll(&mut all, Some(&PAUSE)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(Error::Receive(error.into())),

@@ -15,8 +15,7 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, ipproto, recvfrom, sendto,
-        socket_with,
-        sockopt::set_socket_recv_buffer_size_force,
+        socket_with, sockopt::set_socket_recv_buffer_size_force,
     },
 };
 
@@ -53,7 +52,11 @@ impl Sockets {
             let [v4, v6] = send;
             let mut sockets = Self { send: [v4?, v6?], ears: Vec::new() };
             for protocol in [IpNumber::TCP, IpNumber::UDP, IpNumber::SCTP, IpNumber::ICMP] {
-                sockets.ears.push(Ear { fd: hearing(AddressFamily::INET, protocol)?, protocol, address: None });
+                sockets.ears.push(Ear {
+                    fd: hearing(AddressFamily::INET, protocol)?,
+                    protocol,
+                    address: None,
+                });
             }
             let fd = hearing(AddressFamily::INET6, IpNumber::IPV6_ICMP)?;
             sockets.ears.push(Ear { fd, protocol: IpNumber::IPV6_ICMP, address: Some(UNKNOWN) });

@@ -64,10 +64,8 @@ impl Packet {
         match self.protocol {
             Protocol::Tcp => self.tcp(step, &mut bytes)?,
             Protocol::Udp => {
-                let [a, b, c, d] = self.tag.to_be_bytes();
-                let [e, f, g, h] = FILLING;
                 let udp = step.udp(self.source.port(), self.destination.port());
-                udp.write(&mut bytes, &[a, b, c, d, e, f, g, h])?;
+                udp.write(&mut bytes, &[self.tag.to_be_bytes(), FILLING].concat())?;
             }
             Protocol::Sctp => step.write(&mut bytes, IpNumber::SCTP, &self.sctp())?,
         }

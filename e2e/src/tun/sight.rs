@@ -4,7 +4,9 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use etherparse::{Icmpv4Slice, Icmpv6Slice, IpNumber, LaxIpSlice, TcpSlice, UdpSlice, checksum::Sum16BitWords};
+use etherparse::{
+    Icmpv4Slice, Icmpv6Slice, IpNumber, LaxIpSlice, TcpSlice, UdpSlice, checksum::Sum16BitWords,
+};
 
 use super::{Complaint, crc32c::crc32c};
 
@@ -95,9 +97,12 @@ pub(super) fn is_intact(bytes: &[u8]) -> bool {
     match payload.ip_number {
         IpNumber::SCTP => sctp_is_intact(payload.payload),
         IpNumber::ICMP => sum(Sum16BitWords::new()),
-        IpNumber::TCP | IpNumber::UDP | IpNumber::IPV6_ICMP => {
-            sum(pseudo_header(ip.source_addr(), ip.destination_addr(), payload.ip_number, payload.payload.len()))
-        }
+        IpNumber::TCP | IpNumber::UDP | IpNumber::IPV6_ICMP => sum(pseudo_header(
+            ip.source_addr(),
+            ip.destination_addr(),
+            payload.ip_number,
+            payload.payload.len(),
+        )),
         _ => true,
     }
 }
@@ -180,9 +185,10 @@ mod tests {
         let expired = Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit);
         for protocol in PROTOCOLS {
             let about = probe("10.0.0.1:1000", "10.0.0.2:80", protocol, Kind::First);
-            for (kind, complaint) in
-                [(unreachable.clone(), Complaint::PortUnreachable), (expired.clone(), Complaint::Other(11, 0))]
-            {
+            for (kind, complaint) in [
+                (unreachable.clone(), Complaint::PortUnreachable),
+                (expired.clone(), Complaint::Other(11, 0)),
+            ] {
                 let bytes = icmp(kind, &about);
                 let (from, to) = ("10.0.0.9".parse().unwrap(), "10.0.0.1".parse().unwrap());
                 let about = Sight::Complaint { tag: 77, complaint, from, to, port: None };

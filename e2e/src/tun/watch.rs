@@ -53,7 +53,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Something was seen to come out by this way.
-    pub(super) fn see(&mut self, by: Entry, sight: Sight, intact: impl FnOnce() -> bool) -> Result<(), Error> {
+    pub(super) fn see(
+        &mut self,
+        by: Entry,
+        sight: Sight,
+        intact: impl FnOnce() -> bool,
+    ) -> Result<(), Error> {
         let (Sight::Packet { tag, .. } | Sight::Complaint { tag, .. }) = sight;
         if self.sentinels.remove(&tag).is_some() {
             return Ok(());

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Kinds that a release consists of.
 const KINDS: &str = "daemonsets,deployments,configmaps,secrets,serviceaccounts,roles,rolebindings,clusterroles,\
-    clusterrolebindings,poddisruptionbudgets,pods";
+    clusterrolebindings,poddisruptionbudgets,leases,pods";
 
 /// Every value that is empty by default, filled in.
 fn full() -> Value {
@@ -183,7 +183,7 @@ pub(crate) fn a_release_is_installed_upgraded_rolled_back_and_leaves_nothing(bed
         notes.contains("kube-proxy has to be off") && notes.contains("-endpointslice-controller"),
         "{notes}"
     );
-    ensure!(found(KINDS)?.lines().count() == 12, "{}", found(KINDS)?);
+    ensure!(found(KINDS)?.lines().count() == 13, "{}", found(KINDS)?);
     run(&["rollback", "other", "1"])?;
     ensure!(found("poddisruptionbudgets")?.is_empty());
     run(&["uninstall", "other"])?;

@@ -25,6 +25,12 @@ const WRONG: &[(&str, &str)] = &[
     ("controller.controllers={endpoint}", "/controller/controllers/0"),
     ("controller.maxEndpointsPerSlice=1001", "/controller/maxEndpointsPerSlice"),
     ("controller.leaderElection.leaseDuration=1500ms", "/controller/leaderElection/leaseDuration"),
+    (
+        "controller.leaderElection.renewDeadline=15s",
+        "controller.leaderElection.renewDeadline is 15s: expected less",
+    ),
+    ("controller.leaderElection.retryPeriod=1m", "/controller/leaderElection/retryPeriod"),
+    ("controller.controllers={-endpoints-controller}", "'/controller/controllers'"),
     ("controller.resources.limits.memory=lots", "/controller/resources/limits/memory"),
     ("controller.enabled=false,programmer.enabled=false", "controller.enabled and programmer.enabled"),
     ("programmer.config.clusterCidr=10.0.0.0/8", "'/programmer/config': additional properties 'clusterCidr'"),

@@ -87,6 +87,13 @@ capabilities:
 {{- if and .Values.programmer.enabled (not .Values.apiServer.host) (ne .Values.profile "shadow") }}
 {{- fail "apiServer.host is empty: the programmer needs an address of the API server that works without Services; `kubectl get endpointslices --namespace default` shows those that the Service kubernetes stands for" }}
 {{- end }}
+{{- range list (list "renewDeadline" "leaseDuration") (list "retryPeriod" "renewDeadline") }}
+{{- $shorter := get $.Values.controller.leaderElection (index . 0) }}
+{{- $longer := get $.Values.controller.leaderElection (index . 1) }}
+{{- if ge (trimSuffix "s" $shorter | int) (trimSuffix "s" $longer | int) }}
+{{- fail (printf "controller.leaderElection.%s is %s: expected less than controller.leaderElection.%s, which is %s" (index . 0) $shorter (index . 1) $longer) }}
+{{- end }}
+{{- end }}
 {{- $mode := .Values.programmer.config.detectLocalMode | default "ClusterCIDR" }}
 {{- $local := .Values.programmer.config.detectLocal | default dict }}
 {{- if and (eq $mode "BridgeInterface") (not $local.bridgeInterface) }}

@@ -146,7 +146,13 @@ impl Netfilter for Tool {
     }
 
     async fn save(&self, table: &str) -> Result<String, ToolError> {
-        self.run(&self.save, &["-t", table], "").await
+        match self.run(&self.save, &["-t", table], "").await {
+            // Most of what it cannot print, it says in a comment, and succeeds.
+            Err(ToolError::Refused { refusal, .. }) if refusal.message.contains(UNPRINTABLE) => {
+                Ok(format!("# Table `{table}' is incompatible, use 'nft' tool.\n"))
+            }
+            result => result,
+        }
     }
 
     async fn chain(&self, table: &str, chain: &str) -> Result<Option<Vec<String>>, ToolError> {
@@ -174,6 +180,9 @@ impl Netfilter for Tool {
     }
 }
 
+/// What the programs say of a rule that they have no words for.
+const UNPRINTABLE: &str = "Parsing nftables rule failed";
+
 /// What the programs say of a chain or a table that does not exist, or of one whose content they cannot print, because nft
 /// wrote it: both are to be written anew. (iptables-nft 1.8.9 calls a chain that does not exist incompatible.)
 fn is_absence(message: &str) -> bool {
@@ -181,7 +190,7 @@ fn is_absence(message: &str) -> bool {
     said("No chain/target/match by that name")
         || said("does not exist")
         || said("is incompatible, use 'nft' tool")
-        || said("Parsing nftables rule failed")
+        || said(UNPRINTABLE)
 }
 
 /// `iptables` or `ip6tables`.

@@ -31,8 +31,8 @@ pub(super) fn agreement(question: &Question, host: &Host, traced: &Fate, seen: &
                     && (traced.masquerade == rewritten || !traced.targets.is_empty());
                 passes || traced.targets.contains_key(&(destination, rewritten))
             };
-            let rightly = delivered == host.is_local(destination.ip())
-                && (!rewritten || host.is_local(source.ip()));
+            let rightly =
+                delivered == host.is_local(destination.ip()) && (!rewritten || host.is_local(source.ip()));
             if rightly && !possible(rewritten) && possible(!rewritten) && source.ip() == seen.sent_from.ip() {
                 return Agreement::Unclear;
             }

@@ -172,7 +172,11 @@ fn settle(harness: &mut Harness, question: &Question, host: &Host, reply: &mut R
             Agreement::Unclear => reply.seen = harness.send(&question.probe())?,
         }
     }
-    bail!("the kernel and the tracer disagree on {question}\nkernel: {}\ntracer: {}", reply.seen, reply.traced)
+    bail!(
+        "the kernel and the tracer disagree on {question}\nkernel: {}\ntracer: {}",
+        reply.seen,
+        reply.traced
+    )
 }
 
 /// Where clients are remembered, the next connection of one has to go where the one before went.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 use fairlead_compiler::{
-    Config, Detector, NodeFacts, ProxyState, Rulebook, compile, diff, render,
+    Config, Detector, Dump, NodeFacts, ProxyState, Rulebook, Subject, compare, compile, diff, render,
 };
 use fairlead_objects::{EndpointSlice, Family, Service, ServiceKey};
 use ipnet::IpNet;
@@ -71,6 +71,16 @@ impl Side {
         let fresh = compile(&self.state, &self.config, &self.facts);
         ensure!(*self.book.ruleset() == fresh, "step by step gives other rules than all at once");
         self.install(kernel)
+    }
+
+    /// What the programmer as a shadow would say of kube-proxy's rules: nothing, but where that leaves it to chance.
+    pub(super) fn shadow(&self, installed: &Dump) -> Result<()> {
+        let Self { facts, config, state, book, .. } = self;
+        let found = compare(Subject { installed, desired: book.ruleset(), state, config, facts });
+        let divergences = found.differences.iter().filter(|difference| difference.excuse.is_none());
+        let told: Vec<String> = divergences.map(ToString::to_string).collect();
+        ensure!(told.is_empty(), "a shadow would tell of\n{}", told.join("\n"));
+        Ok(())
     }
 
     /// Brings the kernel from what was read last to what the rulebook holds, and reads it again.

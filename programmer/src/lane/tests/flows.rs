@@ -151,3 +151,27 @@ async fn change_that_leaves_no_flow_behind_reads_no_list() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!((model.restores(), bench.flows.lists()), (1, lists));
 }
+
+/// While it is found out whose rules are refused, others are without rules for a moment, and their packets go elsewhere.
+#[tokio::test(start_paused = true)]
+async fn flows_of_services_that_were_left_out_for_a_while_are_compared_again() {
+    let model = Arc::new(Model::default());
+    let bench = bench(&model);
+    bench.tell([udp_service(), udp_slice("10.0.0.1")]).await;
+    bench.load(5).await;
+    model.refuse_text(BAD, false);
+    model.slow_down(Duration::from_secs(1));
+    bench.tell([slice(3, &[BAD]), udp_slice("10.0.0.2")]).await;
+    while bench.installed().await.contains("10.96.0.53") {
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The client goes on sending until it is served again.
+    while !bench.installed().await.contains("10.0.0.2:53") {
+        if bench.flows.flows().is_empty() {
+            bench.flows.add("10.96.0.53:53", "10.96.0.53:53");
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!bench.flows.flows().is_empty());
+    bench.until(|| bench.flows.flows().is_empty()).await;
+}

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use plotters::{
     coord::Shift,
     prelude::{
-        ChartBuilder, Circle, Color, DrawingArea, IntoDrawingArea, IntoFont, IntoLogRange, PathElement, RGBColor,
-        Rectangle, SVGBackend, Text, WHITE,
+        ChartBuilder, Circle, Color, DrawingArea, IntoDrawingArea, IntoFont, IntoLogRange, PathElement,
+        RGBColor, Rectangle, SVGBackend, Text, WHITE,
     },
 };
 
@@ -89,7 +89,7 @@ fn draw_panel(area: &Area<'_>, (title, value): Panel, lines: &BTreeMap<&str, Vec
     chart
         .configure_mesh()
         .light_line_style(WHITE)
-        .y_labels(6)
+        .x_labels(4)
         .x_desc("Services")
         .x_label_formatter(&|value| number(*value))
         .y_label_formatter(&|value| number(*value))
