@@ -11,6 +11,7 @@ mod cgroups;
 mod control;
 pub mod install;
 pub mod judge;
+mod kind;
 mod node;
 pub mod operations;
 mod parts;
@@ -41,6 +42,7 @@ use crate::{
 use control::Control;
 use install::Install;
 use judge::{Court, Judged};
+pub use kind::Kind;
 use node::{DNS_ADDRESS, Kubelet, Site};
 pub use parts::Parts;
 

@@ -78,6 +78,14 @@ impl Process {
         self.child.id()
     }
 
+    /// The first process that it has started: process 1 of a process namespace, if it made one.
+    pub fn first_child(&self) -> Result<u32> {
+        let id = self.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        let first = children.split(' ').next().and_then(|child| child.parse().ok());
+        first.with_context(|| format!("{} has no child", self.name))
+    }
+
     /// Fails, with the end of its log, when it is no longer running.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {

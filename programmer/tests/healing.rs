@@ -312,19 +312,19 @@ async fn damage_rules(family: Family, variant: Variant) {
 fn deletion(tool: &str, place: &Place) -> (Vec<Place>, String) {
     let (table, chain) = place;
     let mut places = vec![place.clone()];
-    let mut document = format!("*{table}\n");
+    let mut document = vec![format!("*{table}")];
     for rule in rules(tool) {
         let leads_there = rule.text.rsplit_once("-j ").is_some_and(|(_, target)| target == chain);
         if rule.place.0 == *table && leads_there {
-            document += &format!("-D {} {}\n", rule.place.1, rule.text);
+            document.push(format!("-D {} {}", rule.place.1, rule.text));
             // A chain is different or not; of jumps from built-in chains, each counts.
             if rule.is_built_in() || !places.contains(&rule.place) {
                 places.push(rule.place);
             }
         }
     }
-    document += &format!("-F {chain}\n-X {chain}\nCOMMIT\n");
-    (places, format!("{tool}-restore -w 5 --noflush <<'END'\n{document}END\n"))
+    document.push(format!("-F {chain}\n-X {chain}\nCOMMIT"));
+    (places, format!("{tool}-restore -w 5 --noflush <<'END'\n{}\nEND\n", document.join("\n")))
 }
 
 /// Deletes one chain of each kind.

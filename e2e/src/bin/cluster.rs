@@ -6,9 +6,9 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use fairlead_e2e::cluster::{
-    Cluster, Options, cases,
+    Cluster, Kind, Options, cases,
     install::Install,
-    judge::{self, Specs},
+    judge::{self, Judged, Specs},
     operations,
 };
 
@@ -43,6 +43,10 @@ struct Args {
     #[arg(long, num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["focus", "examples"])]
     operations: Option<String>,
 
+    /// On kind, with the chart, and nothing but specs
+    #[arg(long, conflicts_with_all = ["nodes", "examples", "operations", "keep"])]
+    kind: bool,
+
     /// Leave everything running at the end, and print how to play with it, until Enter is pressed
     #[arg(long)]
     keep: bool,
@@ -63,6 +67,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    if args.kind {
+        let mut kind = Kind::start()?;
+        return if args.up { Ok(()) } else { run_specs(&mut kind, args) };
+    }
     let mut cluster = Cluster::start(Options::from_env(args.nodes)?)?;
     let judged = if args.up { Ok(()) } else { judge(&mut cluster, args) };
     if judged.is_err() {
@@ -94,7 +102,7 @@ fn judge(cluster: &mut Cluster, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn run_specs(cluster: &mut Cluster, args: &Args) -> Result<()> {
+fn run_specs(cluster: &mut impl Judged, args: &Args) -> Result<()> {
     let runs = match &args.focus {
         Some(focus) => vec![Specs::matching(focus, &args.skip)],
         None => args.specs.iter().map(|name| Specs::listed(name)).collect::<Result<_>>()?,

@@ -150,7 +150,8 @@ fn import_images(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn archives() -> Result<Vec<PathBuf>> {
+/// The archives of the images, sorted.
+pub(super) fn archives() -> Result<Vec<PathBuf>> {
     // Of the cargo profile's parent: `make image` writes to target/images.
     let programs = tools::own_program("cluster")?;
     let built = || programs.ancestors().nth(2).unwrap_or(&programs).join("images");

@@ -21,7 +21,8 @@ use crate::{
 pub(super) const DNS_ADDRESS: &str = "10.96.0.10";
 
 /// The namespaces of a node beside its network, and its end with the program that made them.
-const UNSHARE: &str = "--mount --pid --uts --ipc --fork --kill-child --mount-proc --propagation private";
+pub(super) const UNSHARE: &str =
+    "--mount --pid --uts --ipc --fork --kill-child --mount-proc --propagation private";
 
 /// What a node needs to know of its cluster.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +87,7 @@ impl Kubelet {
 
     /// The node's process 1, as this machine knows it.
     pub(super) fn init(&self) -> Result<u32> {
-        let id = self.process.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
-        let first = children.split(' ').next().and_then(|child| child.parse().ok());
-        first.with_context(|| format!("{} has no process", self.process.name()))
+        self.process.first_child()
     }
 
     /// The ends of kubelet's and containerd's logs.

@@ -171,7 +171,9 @@ impl Harness {
 
     /// Gives the node another address, on its loopback device.
     pub fn give(&mut self, address: IpAddr) -> Result<(), Error> {
-        let line = format!("addr add {} dev lo\n", IpNet::from(address));
+        // Else it is on probation for a moment.
+        let at_once = if address.is_ipv6() { " nodad" } else { "" };
+        let line = format!("addr add {} dev lo{at_once}\n", IpNet::from(address));
         self.netns.ip(&line).map_err(Error::Namespace)?;
         self.sockets.add(&self.netns, address)?;
         self.addresses.push(address);

@@ -74,6 +74,6 @@ impl FlowTable for Model {
         let mut flows = self.flows.lock();
         let before = flows.len();
         flows.retain(|ends| doomed.iter().all(|flow| flow.ends != *ends));
-        Ok(u64::try_from(before - flows.len()).unwrap())
+        u64::try_from(before - flows.len()).map_err(io::Error::other)
     }
 }

@@ -82,7 +82,7 @@ fn run(field: &mut Field, contestant: &Contestant) -> Result<Outcome> {
     for n in 0..contestant.changes {
         changes.push(field.change_one(n * 61 + 7)?);
     }
-    let changed = watch.so_far();
+    let settled = watch.so_far();
     let burst = field.change_many(BURST)?;
     let packets = field.packets()?;
     let ended = watch.so_far();
@@ -105,11 +105,11 @@ fn run(field: &mut Field, contestant: &Contestant) -> Result<Outcome> {
         next_p50,
         next_p99,
         cpu_to_start: started.cpu,
-        cpu_a_change: changed.cpu.saturating_sub(started.cpu) / u32::try_from(contestant.changes)?,
-        cpu_of_burst: ended.cpu.saturating_sub(changed.cpu),
+        cpu_a_change: settled.cpu.saturating_sub(started.cpu) / u32::try_from(contestant.changes)?,
+        cpu_of_burst: ended.cpu.saturating_sub(settled.cpu),
         peak_rss: ended.peak_rss,
         longest_hold: ended.holds.longest,
-        held_in_burst: ended.holds.total.saturating_sub(changed.holds.total),
+        held_in_burst: ended.holds.total.saturating_sub(settled.holds.total),
     })
 }
 

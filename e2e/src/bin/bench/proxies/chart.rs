@@ -77,7 +77,12 @@ pub(crate) fn draw(path: &Path, outcomes: &[Outcome]) -> Result<()> {
 }
 
 fn draw_panel(area: &Area<'_>, (title, value): Panel, lines: &BTreeMap<&str, Vec<&Outcome>>) -> Result<()> {
-    let all = || lines.values().flatten();
+    // There is no place for zero: CPU time is counted in steps.
+    let shown = |outcome: &&&Outcome| value(outcome) > 0.0;
+    let all = || lines.values().flatten().filter(shown);
+    if all().next().is_none() {
+        return Ok(());
+    }
     let across = range(all().map(|outcome| services(outcome)));
     let up = range(all().map(|outcome| value(outcome)));
     let mut chart = ChartBuilder::on(area)
@@ -96,7 +101,8 @@ fn draw_panel(area: &Area<'_>, (title, value): Panel, lines: &BTreeMap<&str, Vec
         .draw()?;
     for (contestant, colour) in coloured() {
         let Some(outcomes) = lines.get(contestant.name) else { continue };
-        let points: Vec<_> = outcomes.iter().map(|outcome| (services(outcome), value(outcome))).collect();
+        let outcomes = outcomes.iter().filter(shown);
+        let points: Vec<_> = outcomes.map(|outcome| (services(outcome), value(outcome))).collect();
         let style = if is_variation(contestant) { colour.mix(0.4) } else { colour.to_rgba() };
         chart.draw_series([PathElement::new(points.clone(), style.stroke_width(2))])?;
         chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, style.filled())))?;
@@ -106,7 +112,7 @@ fn draw_panel(area: &Area<'_>, (title, value): Panel, lines: &BTreeMap<&str, Vec
 
 /// Somewhat more than all values, so that nothing is drawn on the edge.
 fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
-    let least = values.clone().fold(f64::INFINITY, f64::min).max(1e-3);
+    let least = values.clone().fold(f64::INFINITY, f64::min);
     let most = values.fold(0.0, f64::max).max(least);
     least / 1.5..most * 1.5
 }
