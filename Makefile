@@ -28,9 +28,10 @@ test: tools lint build ## Pass all tests: lints, documentation, unit, golden, pr
 	cargo test --package fairlead-e2e --lib $(LOCKED)
 	e2e/run-suites.sh $(LOCKED)
 
-e2e: need-root tools build image ## Real kubelets, the Helm chart, the examples in real Pods, Kubernetes' own end-to-end tests (root; FULL=1 for all of them, KEEP=1 leaves it running)
-	@e2e/cluster/build.sh
+e2e: need-root tools build image ## Real kubelets and kind, the Helm chart, the examples in real Pods, Kubernetes' own end-to-end tests (root; FULL=1 for all of them, KEEP=1 leaves it running)
+	@e2e/cluster/build.sh --kind
 	@FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster $(if $(KEEP),--keep)
+	@$(TARGET)/debug/cluster --kind
 	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --nodes 6 --specs further)
 
 bench: need-root ## Measure planning, compiling, programming and first packets, with optimisation (root; some minutes)

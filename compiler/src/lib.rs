@@ -72,6 +72,4 @@ pub use rulebook::{Rulebook, compile};
 pub use ruleset::{Chain, ChainName, Jump, Ruleset, Table, wellknown};
 pub use service_port::{ServicePort, ServicePortName};
 pub use state::ProxyState;
-pub use trace::{
-    Destination, Discord, Fate, Host, Origin, Outcome, Packet, Step, Trace, Tracer, trace,
-};
+pub use trace::{Destination, Discord, Fate, Host, Origin, Outcome, Packet, Step, Trace, Tracer, trace};

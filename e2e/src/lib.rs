@@ -17,6 +17,7 @@ pub mod differential;
 pub mod examples;
 pub mod expected;
 pub mod fairness;
+pub mod iptables;
 pub mod kubernetes;
 pub mod load;
 pub mod netns;

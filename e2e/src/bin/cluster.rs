@@ -107,7 +107,7 @@ fn run_specs(cluster: &mut impl Judged, args: &Args) -> Result<()> {
         Some(focus) => vec![Specs::matching(focus, &args.skip)],
         None => args.specs.iter().map(|name| Specs::listed(name)).collect::<Result<_>>()?,
     };
-    let folder = reports()?;
+    let folder = if args.kind { reports()?.join("kind") } else { reports()? };
     let mut failures = Vec::new();
     for specs in runs {
         cluster.say(&format!("Kubernetes' end-to-end tests: {}", specs.name));

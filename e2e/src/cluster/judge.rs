@@ -264,7 +264,7 @@ pub fn run(cluster: &mut impl Judged, specs: &Specs, processes: u8, folder: &Pat
 
 fn start(court: &Court<'_>, specs: &Specs, processes: u8, folder: &Path) -> Result<Process> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let beside = court.kubectl.parent().unwrap_or(Path::new("/")).display();
+    let beside = court.kubectl.with_file_name("").display().to_string();
     let kubeconfig = court.kubeconfig.display().to_string();
     let env = [
         ("PATH", format!("{beside}:{path}")),

@@ -194,7 +194,7 @@ impl Kind {
         let docker = built.join("docker/usr");
         let path = [
             docker.join("bin"),
-            kind.parent().unwrap_or(Path::new("/")).to_owned(),
+            kind.with_file_name(""),
             std::env::var("PATH").unwrap_or_default().into(),
         ];
         let path = path.map(|folder| folder.display().to_string()).join(":");

@@ -3,14 +3,10 @@
 //! Invariant: what the kernel makes of a packet is something that the tracer finds in the rules that were read, or it is
 //! an error.
 
-use std::{
-    io::Write,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use fairlead_compiler::{Dump, Fate, Host, Outcome, Tracer, parse, trace};
+use fairlead_compiler::{Dump, Fate, Host, Outcome, Tracer, trace};
 use fairlead_objects::Family;
 
 use super::{
@@ -18,6 +14,7 @@ use super::{
     packets::Question,
 };
 use crate::{
+    iptables::Iptables,
     programs::Variant,
     tun::{self, Harness},
 };
@@ -27,9 +24,6 @@ pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// How often a packet is sent again whose fate says too little. (Once in 64,000 times a source is rewritten to what it
 /// was.)
 const ATTEMPTS: usize = 4;
-
-/// Tables without rules.
-const EMPTY: &str = "*mangle\nCOMMIT\n*filter\nCOMMIT\n*nat\nCOMMIT\n";
 
 /// What belongs to each family.
 pub(super) type Both<T> = [T; 2];
@@ -63,15 +57,14 @@ pub(super) struct Kernel {
     /// For messages.
     side: &'static str,
     harness: Harness,
-    variant: Variant,
-    lock: PathBuf,
+    iptables: Iptables,
     dumps: Both<Dump>,
 }
 
 impl Kernel {
     /// A node that this harness holds. `lock` keeps its iptables from those of others.
     pub(super) fn new(side: &'static str, harness: Harness, variant: Variant, lock: PathBuf) -> Self {
-        Self { side, harness, variant, lock, dumps: Both::default() }
+        Self { side, harness, iptables: Iptables { variant, lock }, dumps: Both::default() }
     }
 
     /// The way in and out.
@@ -86,8 +79,7 @@ impl Kernel {
 
     /// Reads the rules of a family.
     pub(super) fn read(&mut self, family: Family) -> Result<&Dump> {
-        let output = self.run(family, "save", &[], "")?;
-        let dump = parse(&String::from_utf8(output.stdout)?)?;
+        let dump = self.iptables.save(self.harness.netns(), family)?;
         let [v4, v6] = &mut self.dumps;
         let place = if family == Family::V4 { v4 } else { v6 };
         *place = dump;
@@ -96,39 +88,18 @@ impl Kernel {
 
     /// Changes the rules of a family, by a document.
     pub(super) fn restore(&self, family: Family, document: &str) -> Result<()> {
-        self.run(family, "restore", &["--noflush", "-w", "5"], document)
-            .with_context(|| document.to_owned())
-            .map(drop)
+        self.iptables.restore(self.harness.netns(), family, document)
     }
 
     /// Removes all rules, and what goes with them, that an earlier run left.
     pub(super) fn clear(&self) -> Result<()> {
-        for family in FAMILIES {
-            self.run(family, "restore", &["-w", "5"], EMPTY)?;
-        }
+        self.iptables.clear(self.harness.netns())?;
         self.harness.netns().sysctl(&[("ipv4/conf/all/route_localnet", "0")])
     }
 
     /// Takes these rules for what was read.
     pub(super) fn pretend(&mut self, change: fn(&mut Dump)) {
         self.dumps.iter_mut().for_each(change);
-    }
-
-    fn run(&self, family: Family, action: &str, words: &[&str], input: &str) -> Result<Output> {
-        let base = if family == Family::V4 { "iptables" } else { "ip6tables" };
-        let program = self.variant.program(&format!("{base}-{action}"));
-        let mut command = Command::new(&program);
-        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("XTABLES_LOCKFILE", &self.lock);
-        let output = self.harness.netns().run(|| -> std::io::Result<_> {
-            let mut child = command.spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                stdin.write_all(input.as_bytes())?;
-            }
-            child.wait_with_output()
-        })??;
-        ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(output)
     }
 
     /// Sends every packet, and holds what became of it against the rules that were read. Fails only if it cannot.
