@@ -249,4 +249,22 @@ mod tests {
         other.wait().unwrap();
         fs::remove_dir_all(root).unwrap();
     }
+
+    #[test]
+    fn sweep_removes_what_is_noted_as_left_elsewhere() {
+        let root = scratch("leftovers");
+        let elsewhere = scratch("elsewhere");
+        let (cgroup, folder) = (elsewhere.join("cgroup"), elsewhere.join("folder"));
+        fs::create_dir_all(cgroup.join("pods/pod")).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("data"), "").unwrap();
+        let dir = bed(&root, "3-0", "1 999999999999", "");
+        let noted =
+            format!("cgroup {0}\nfolder {1}\ncgroup {0}/never-made\n", cgroup.display(), folder.display());
+        fs::write(dir.join("leftovers"), noted).unwrap();
+        assert_eq!(sweep(&root).unwrap(), Swept { beds: 1, ..Swept::default() });
+        assert!(!cgroup.exists() && !folder.exists() && !dir.exists());
+        fs::remove_dir_all(root).unwrap();
+        fs::remove_dir_all(elsewhere).unwrap();
+    }
 }

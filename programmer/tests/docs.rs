@@ -39,7 +39,18 @@ const FOREIGN_LABELS: [&str; 4] = ["instance", "job", "le", "daemonset"];
 const FOREIGN_METRICS: [&str; 2] = ["up", "kube_daemonset_status_number_unavailable"];
 /// What PromQL itself means by a word.
 const WORDS: [&str; 12] = [
-    "absent", "and", "by", "histogram_quantile", "increase", "max", "min", "or", "rate", "sum", "time", "unless",
+    "absent",
+    "and",
+    "by",
+    "histogram_quantile",
+    "increase",
+    "max",
+    "min",
+    "or",
+    "rate",
+    "sum",
+    "time",
+    "unless",
 ];
 
 fn page(path: &str) -> String {
@@ -54,7 +65,10 @@ fn is_of_a_word(char: char) -> bool {
 fn words(expression: &str) -> Vec<String> {
     let unquoted: String = expression.split('"').step_by(2).collect::<Vec<_>>().join(" ");
     let words = unquoted.split(|char| !is_of_a_word(char));
-    words.filter(|word| word.starts_with(|char: char| char.is_ascii_alphabetic())).map(str::to_owned).collect()
+    words
+        .filter(|word| word.starts_with(|char: char| char.is_ascii_alphabetic()))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The row of docs/metrics.md about a metric; of a histogram, also by the names of its series.
@@ -72,14 +86,19 @@ fn alerts_ask_for_metrics_and_labels_that_there_are_and_are_explained() {
         assert!(operations.contains(&format!("| `{alert}` |")), "{alert} is not in docs/operations.md");
         assert!(labels.contains_key("severity") && annotations.contains_key("summary"), "{alert}");
         let rest = words(&expr).into_iter().filter(|word| {
-            !WORDS.contains(&&**word) && !FOREIGN_LABELS.contains(&&**word) && !FOREIGN_METRICS.contains(&&**word)
+            !WORDS.contains(&&**word)
+                && !FOREIGN_LABELS.contains(&&**word)
+                && !FOREIGN_METRICS.contains(&&**word)
         });
         // A metric's name has an underscore; a label may have one, too.
         let (known, labels): (Vec<_>, Vec<_>) = rest.partition(|word| row(&metrics, word).is_some());
         let rows: Vec<_> = known.iter().filter_map(|word| row(&metrics, word)).collect();
         for label in labels {
             let is_label = !rows.is_empty() && rows.iter().all(|row| row.contains(&format!("`{label}`")));
-            assert!(is_label, "{alert}: {label} is neither a metric of docs/metrics.md nor a label of {known:?}");
+            assert!(
+                is_label,
+                "{alert}: {label} is neither a metric of docs/metrics.md nor a label of {known:?}"
+            );
         }
     }
 }

@@ -328,9 +328,9 @@ fn hairpin_is_forwarded_where_the_policy_is_drop() {
     let text = cluster.compile().render_document();
     let text = text.replace("*filter\n", "*filter\n:FORWARD DROP [0:0]\n");
     let dump = fairlead_compiler::parse(&text).unwrap();
-    let host = fairlead_compiler::Host::from(&cluster.facts);
+    let host = Host::from(&cluster.facts);
     let outcome = |from: &str| {
-        let packet = crate::cluster::packet(Protocol::Tcp, from, VIP, 80, &host);
+        let packet = packet(Protocol::Tcp, from, VIP, 80, &host);
         crate::cluster::summary(&fairlead_compiler::trace(&dump, &packet, &host))
     };
     assert_eq!(outcome("10.180.0.1"), ("10.180.0.1:80".to_owned(), true));
@@ -348,12 +348,12 @@ fn loopback_traffic_is_no_hairpin() {
 fn detector_of_interfaces_masquerades_what_comes_from_elsewhere() {
     let mut cluster = Cluster::v4();
     cluster.service("svc1", json!({})).slice("svc1", &[remote("10.180.0.1")]);
-    let host = fairlead_compiler::Host::from(&cluster.facts);
+    let host = Host::from(&cluster.facts);
     for detector in [Detector::Bridge("cbr0".into()), Detector::Prefix("cb".into())] {
         cluster.config.detector = detector;
-        let dump = fairlead_compiler::Dump::from(&cluster.compile());
+        let dump = Dump::from(&cluster.compile());
         for (interface, masquerade) in [("cbr0", false), ("eth0", true)] {
-            let mut packet = crate::cluster::packet(Protocol::Tcp, POD, VIP, 80, &host);
+            let mut packet = packet(Protocol::Tcp, POD, VIP, 80, &host);
             packet.origin = fairlead_compiler::Origin::Interface(Some(interface.to_owned()));
             assert_eq!(fairlead_compiler::trace(&dump, &packet, &host).masquerade, masquerade, "{interface}");
         }

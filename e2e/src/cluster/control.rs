@@ -132,6 +132,8 @@ fn controller_manager_args(pki: &Pki) -> Vec<String> {
         ("use-service-account-credentials", "true".into()),
         ("leader-elect", "false".into()),
         ("allocate-node-cidrs", "false".into()),
+        // Sooner than by default: tests wait for it.
+        ("node-monitor-grace-period", "20s".into()),
         ("secure-port", "0".into()),
     ])
 }

@@ -192,11 +192,8 @@ impl Kind {
     fn run(&self, program: &str, args: &[&str]) -> Result<String> {
         let (kind, built) = self.parts.kind()?;
         let docker = built.join("docker/usr");
-        let path = [
-            docker.join("bin"),
-            kind.with_file_name(""),
-            std::env::var("PATH").unwrap_or_default().into(),
-        ];
+        let path =
+            [docker.join("bin"), kind.with_file_name(""), std::env::var("PATH").unwrap_or_default().into()];
         let path = path.map(|folder| folder.display().to_string()).join(":");
         let mut command = Command::new("nsenter");
         command

@@ -44,6 +44,8 @@ pub(super) struct Site<'a> {
 pub(super) struct Kubelet {
     process: Process,
     folder: PathBuf,
+    name: String,
+    args: Vec<String>,
 }
 
 impl Kubelet {
@@ -75,9 +77,19 @@ impl Kubelet {
             path(site.parts.program("kubelet")),
             node.known_pod_networks(Families::V4).remove(0),
         ]);
-        let unshare = PathBuf::from("unshare");
-        let start = Start { name: &node.name, program: &unshare, args: &args, env: &[] };
-        Ok(Self { process: Process::start(site.record, namespace, &start)?, folder })
+        let process = boot(site.record, namespace, &node.name, &args)?;
+        Ok(Self { process, folder, name: node.name.clone(), args })
+    }
+
+    /// Ends it without a word to anybody, as a power cut would.
+    pub(super) fn lose(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again, with what is on its disk.
+    pub(super) fn restart(&mut self, record: &Record, namespace: &Netns) -> Result<()> {
+        self.process = boot(record, namespace, &self.name, &self.args)?;
+        Ok(())
     }
 
     /// Fails, with the ends of its logs, when it is no longer running.
@@ -99,6 +111,11 @@ impl Kubelet {
             tail(&self.folder.join("kubelet.log"), lines)
         )
     }
+}
+
+fn boot(record: &Record, namespace: &Netns, name: &str, args: &[String]) -> Result<Process> {
+    let unshare = PathBuf::from("unshare");
+    Process::start(record, namespace, &Start { name, program: &unshare, args, env: &[] })
 }
 
 /// KubeletConfiguration; JSON is YAML.

@@ -29,6 +29,7 @@ pub const ALL: &[Case] = &[
     ("helm upgrade and rollback under load", upgrade_and_roll_back),
     ("restart of the API server under load", restart_api_server),
     ("drain of a node under load", drain),
+    ("loss of a node, and its return", lose_node),
     ("uninstall leaves no object and no rule", uninstall),
     ("from the genuine programs to the chart and back under load", take_over),
 ];
@@ -166,6 +167,25 @@ fn drain(cluster: &mut Cluster) -> Result<()> {
     cluster.await_condition("Deployment", "kube-system", "coredns", "Available")?;
     report(cluster, asked?);
     Ok(())
+}
+
+/// Until the cluster notices, requests may go to the node that is not there: here they need not all be answered.
+fn lose_node(cluster: &mut Cluster) -> Result<()> {
+    cases::apply(cluster, "my-service.yaml")?;
+    cases::await_client(cluster, Some("node1"))?;
+    cluster.kubectl(&["scale", "deployment", "my-app", "--replicas=4"])?;
+    cases::await_servers(cluster, "http://$MY_SERVICE_SERVICE_HOST/hostname", 4)?;
+    let last = usize::from(cluster.options.nodes) - 1;
+    let name = format!("node{}", last + 1);
+    let there: Vec<Value> = cluster.kubernetes().list("Pod", "default", "app=my-app")?;
+    let there = there.iter().filter(|pod| pod["spec"]["nodeName"] != *name).count();
+    ensure!((1..4).contains(&there), "{there} of 4 Pods are not on {name}");
+    cluster.kubelets[last].lose()?;
+    cases::await_servers(cluster, "http://$MY_SERVICE_SERVICE_HOST/hostname", there)?;
+    cluster.say(&format!("        {name} is lost, {there} of 4 Pods answer all requests"));
+    cluster.kubelets[last].restart(&cluster.record, &cluster.network.nodes[last])?;
+    cases::await_servers(cluster, "http://$MY_SERVICE_SERVICE_HOST/hostname", 4)?;
+    install::await_programs(cluster)
 }
 
 fn uninstall(cluster: &mut Cluster) -> Result<()> {

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 /// Where endpoints listen.
 pub(crate) const TARGET_PORT: u16 = 8080;
+/// As objects have them.
+const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 /// The node that everything is seen from, and its zone.
 pub(crate) const NODE: &str = "node1";
 pub(crate) const ZONE: &str = "zone1";
@@ -224,7 +226,7 @@ impl Shape {
             json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": self.port(),
                    "nodePort": self.node_port()})
         };
-        let cluster_ips = both(Self::cluster_ip);
+        let (cluster_ips, ports) = (both(Self::cluster_ip), PROTOCOLS.map(port));
         let ranges: Vec<IpNet> =
             Family::ALL.into_iter().flat_map(|family| self.ranges.networks(family)).collect();
         let ingress: Vec<Value> =
@@ -236,7 +238,7 @@ impl Shape {
                 "ipFamilies": ["IPv4", "IPv6"], "externalIPs": both(Self::external_ip),
                 "externalTrafficPolicy": policy(self.external_local),
                 "internalTrafficPolicy": policy(self.internal_local),
-                "loadBalancerSourceRanges": ranges, "ports": ["TCP", "UDP", "SCTP"].map(port),
+                "loadBalancerSourceRanges": ranges, "ports": ports,
             },
             "status": {"loadBalancer": {"ingress": ingress}},
         }))
@@ -247,11 +249,12 @@ impl Shape {
         let port = |protocol: &str| {
             json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": TARGET_PORT})
         };
+        let ports = PROTOCOLS.map(port);
         let endpoints: Vec<Value> = self.endpoints.iter().map(|endpoint| endpoint.to_json(family)).collect();
         object(json!({
             "metadata": {"namespace": "default", "name": format!("{}-{}", self.name(), family.as_str()),
                          "labels": {"kubernetes.io/service-name": self.name()}},
-            "addressType": family.as_str(), "endpoints": endpoints, "ports": ["TCP", "UDP", "SCTP"].map(port),
+            "addressType": family.as_str(), "endpoints": endpoints, "ports": ports,
         }))
     }
 
