@@ -2,13 +2,13 @@
 # Process 1 of a node: a machine of its own as far as network, mounts, processes, host name and cgroups go. It starts
 # containerd and kubelet and stays; killing it ends all of the node. Nothing of the machine outside is changed.
 #
-#   node.sh NAME FOLDER CGROUPS STORE NODE-PROGRAMS KUBELET POD-NETWORK
+#   node.sh NAME FOLDER CGROUPS STORE NODE-PROGRAMS KUBELET POD-NETWORKS ADDRESSES
 #
 # FOLDER holds the node's data, and kubelet.yaml and kubeconfig already; CGROUPS is a path below every hierarchy; STORE
-# is the containerd store that the node begins with.
+# is the containerd store that the node begins with. Networks and addresses are one per family, with a comma.
 set -euo pipefail
 
-name=$1 folder=$2 cgroups=$3 store=$4 programs=$5 kubelet=$6 pods=$7
+name=$1 folder=$2 cgroups=$3 store=$4 programs=$5 kubelet=$6 pods=$7 addresses=$8
 
 # What is started from here on is counted as the node's daemons, beside the Pods.
 for hierarchy in memory cpu cpuacct cpuset pids blkio devices freezer; do
@@ -51,10 +51,13 @@ fi
 mount --bind "$folder/containerd" /var/lib/containerd
 mount --make-rshared /
 
+ranges=$(printf '[{"subnet": "%s"}], ' ${pods//,/ })
+routes='{"dst": "0.0.0.0/0"}'
+[[ $pods != *:* ]] || routes+=', {"dst": "::/0"}'
 cat >/etc/cni/net.d/10-bridge.conflist <<C
 {"cniVersion": "0.4.0", "name": "bridge", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": 1500,
-   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$pods"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+   "ipam": {"type": "host-local", "ranges": [${ranges%, }], "routes": [$routes]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 C
 # Not every machine lets a process make itself less likely to be killed for want of memory.
@@ -89,14 +92,12 @@ for _ in {1..300}; do
     ctr --address /run/containerd/containerd.sock version >/dev/null 2>&1 && break
     sleep 0.1
 done
-own_address=$(ip -4 -o addr show eth0 | awk '{ sub("/.*", "", $4); print $4 }')
-
 # Process 1 is the parent of every orphan, and starts kubelet anew when it ends, as a service manager does: it does when
 # containerd answers but is not ready for it. When containerd ends, so does the node.
 set +e
 while kill -0 "$containerd"; do
     "$kubelet" --config="$folder/kubelet.yaml" --kubeconfig="$folder/kubeconfig" --hostname-override="$name" \
-        --node-ip="$own_address" -v=2 >>"$folder/kubelet.log" 2>&1 &
+        --node-ip="$addresses" -v=2 >>"$folder/kubelet.log" 2>&1 &
     wait -n
     sleep 0.5
 done

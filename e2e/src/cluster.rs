@@ -57,6 +57,8 @@ const ZONES: u8 = 3;
 pub struct Options {
     /// Number of nodes.
     pub nodes: u8,
+    /// Families of the cluster.
+    pub families: Families,
     /// Whose endpoint controllers.
     pub controller: Make,
     /// Whose programmers.
@@ -73,6 +75,7 @@ impl Options {
     pub fn from_env(nodes: u8) -> Result<Self> {
         Ok(Self {
             nodes,
+            families: Families::V4,
             controller: Make::from_env("FAIRLEAD_CONTROLLER")?,
             programmer: Make::from_env("FAIRLEAD_PROGRAMMER")?,
             variant: Variant::from_env()?,
@@ -110,8 +113,9 @@ impl Cluster {
         let plan: Vec<Node> = (1..=options.nodes).map(Node::new).collect();
         let network = Network::build(&record, &plan).context("building the network")?;
         say(began, "namespaces");
-        let control = Control::start(&record, &network.control_plane, &tools, &parts, &plan)
-            .context("starting the control plane")?;
+        let control =
+            Control::start(&record, &network.control_plane, &tools, &parts, &plan, options.families)
+                .context("starting the control plane")?;
         say(began, "etcd, kube-apiserver, kube-controller-manager, kube-scheduler");
         let mut cluster = Self {
             options,
@@ -158,6 +162,7 @@ impl Cluster {
             pki: &self.control.pki,
             cgroups: &cgroups,
             folder: &folder,
+            families: self.options.families,
         };
         for (node, namespace) in self.plan.iter().zip(&self.network.nodes) {
             self.kubelets.push(Kubelet::start(site, namespace, node)?);
@@ -168,7 +173,7 @@ impl Cluster {
     /// Nodes register themselves; their Pod networks and zones are given from outside, as a cloud does.
     fn await_nodes(&mut self) -> Result<()> {
         for node in &self.plan {
-            let networks = node.known_pod_networks(Families::V4);
+            let networks = node.known_pod_networks(self.options.families);
             let patch = json!({
                 "metadata": {"labels": {"topology.kubernetes.io/zone": format!("zone{}", (node.number - 1) % ZONES + 1)}},
                 "spec": {"podCIDR": networks.first(), "podCIDRs": networks},

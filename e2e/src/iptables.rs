@@ -40,9 +40,9 @@ impl Iptables {
 
     /// Removes all rules.
     pub fn clear(&self, netns: &Netns) -> Result<()> {
-        Family::ALL.into_iter().try_for_each(|family| {
-            self.run(netns, family, "restore", &["-w", "5"], EMPTY).map(drop)
-        })
+        Family::ALL
+            .into_iter()
+            .try_for_each(|family| self.run(netns, family, "restore", &["-w", "5"], EMPTY).map(drop))
     }
 
     fn run(

@@ -1,6 +1,7 @@
 //! What the documentation lists is what there is: the table of flags in docs/configuration.md is what `--help` says (with
 //! `UPDATE_DOCS=1` the test writes it anew), docs/metrics.md names every metric, the alerts ask for no others, and
-//! docs/operations.md says what to do about each.
+//! docs/operations.md says what to do about each. The version is the same wherever it stands, docs/README.md names every page,
+//! and links lead to files.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -90,7 +91,6 @@ fn alerts_ask_for_metrics_and_labels_that_there_are_and_are_explained() {
                 && !FOREIGN_LABELS.contains(&&**word)
                 && !FOREIGN_METRICS.contains(&&**word)
         });
-        // A metric's name has an underscore; a label may have one, too.
         let (known, labels): (Vec<_>, Vec<_>) = rest.partition(|word| row(&metrics, word).is_some());
         let rows: Vec<_> = known.iter().filter_map(|word| row(&metrics, word)).collect();
         for label in labels {
@@ -123,5 +123,51 @@ fn metrics_are_documented_by_name_and_type() {
             page.contains(&format!("| `{name}` | {kind} |")),
             "{name} ({kind}) is not in docs/metrics.md"
         );
+    }
+}
+
+#[test]
+fn version_is_the_same_in_chart_images_and_docs() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = page("manifests/chart/Chart.yaml");
+    for field in ["version", "appVersion"] {
+        assert!(
+            chart.lines().any(|line| line == format!("{field}: {version}")),
+            "{field} of the chart: {chart}"
+        );
+    }
+    for path in ["images/Dockerfile", "docs/operations.md"] {
+        let page = page(path);
+        let tags: Vec<_> = page
+            .split("fairlead/")
+            .filter_map(|text| text.split_whitespace().next()?.split_once(':'))
+            .collect();
+        assert!(!tags.is_empty(), "{path}");
+        for (image, tag) in tags {
+            assert_eq!(tag, version, "fairlead/{image} in {path}");
+        }
+    }
+}
+
+#[test]
+fn every_page_is_in_the_index_and_links_lead_to_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let index = page("docs/README.md");
+    let folders = ["docs", "docs/decisions"].map(|folder| root.join(folder));
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let pages =
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "md"));
+    for path in pages.chain([root.join("README.md"), root.join("manifests/chart/README.md")]) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(
+            name == "README.md" || index.contains(&format!("{name})")),
+            "{name} is not in docs/README.md"
+        );
+        let text = fs::read_to_string(&path).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for file in links.filter_map(|link| link.split('#').next()) {
+            let is_there = file.contains("://") || path.parent().unwrap().join(file).exists();
+            assert!(is_there, "{name} links to {file}");
+        }
     }
 }

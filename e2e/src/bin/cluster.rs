@@ -11,13 +11,19 @@ use fairlead_e2e::cluster::{
     judge::{self, Judged, Specs},
     operations,
 };
+use fairlead_e2e::plan::Families;
 
 /// A cluster of real kubelets in network namespaces of this machine, and what is run on it.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Args {
     /// Number of nodes; those of lists about zones need 6
     #[arg(long, default_value_t = 2)]
     nodes: u8,
+
+    /// IPv6 as the second family
+    #[arg(long)]
+    dual_stack: bool,
 
     /// Specs that are run: lists of e2e/cluster/specs, one after the other
     #[arg(long, value_delimiter = ',', default_value = "conformance")]
@@ -44,7 +50,7 @@ struct Args {
     operations: Option<String>,
 
     /// On kind, with the chart, and nothing but specs
-    #[arg(long, conflicts_with_all = ["nodes", "examples", "operations", "keep"])]
+    #[arg(long, conflicts_with_all = ["nodes", "dual_stack", "examples", "operations", "keep"])]
     kind: bool,
 
     /// Leave everything running at the end, and print how to play with it, until Enter is pressed
@@ -71,7 +77,8 @@ fn run(args: &Args) -> Result<()> {
         let mut kind = Kind::start()?;
         return if args.up { Ok(()) } else { run_specs(&mut kind, args) };
     }
-    let mut cluster = Cluster::start(Options::from_env(args.nodes)?)?;
+    let families = if args.dual_stack { Families::DualStack } else { Families::V4 };
+    let mut cluster = Cluster::start(Options { families, ..Options::from_env(args.nodes)? })?;
     let judged = if args.up { Ok(()) } else { judge(&mut cluster, args) };
     if judged.is_err() {
         eprintln!("{}", cluster.log_tails(8));

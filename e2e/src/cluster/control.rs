@@ -26,6 +26,7 @@ pub(super) struct Control {
     pub(super) kubernetes: Kubernetes,
     /// Keys and kubeconfigs.
     pub(super) pki: Pki,
+    families: Families,
     // In the order in which they are stopped.
     scheduler: Process,
     manager: Process,
@@ -44,13 +45,15 @@ impl Control {
         tools: &Tools,
         parts: &Parts,
         nodes: &[Node],
+        families: Families,
     ) -> Result<Self> {
         let etcd = control_plane::start_etcd(record, namespace, tools)?;
         let pki = keys(record, nodes)?;
         let run = |name: &str, program: PathBuf, args: &[String]| {
             Process::start(record, namespace, &Start { name, program: &program, args, env: &[] })
         };
-        let api_server = run("kube-apiserver", tools.program("kube-apiserver"), &api_server_args(&pki))?;
+        let api_server =
+            run("kube-apiserver", tools.program("kube-apiserver"), &api_server_args(&pki, families))?;
         let admin = std::fs::read_to_string(pki.kubeconfig(pki::ADMIN))?;
         let kubernetes = Kubernetes::connect(namespace, &admin)?;
         let mut running = [etcd, api_server];
@@ -62,7 +65,7 @@ impl Control {
             &controller_manager_args(&pki),
         )?;
         let scheduler = run("kube-scheduler", parts.program("kube-scheduler"), &scheduler_args(&pki))?;
-        Ok(Self { kubernetes, pki, scheduler, manager, api_server, etcd })
+        Ok(Self { kubernetes, pki, families, scheduler, manager, api_server, etcd })
     }
 
     /// Fails when one of its programs is no longer running.
@@ -79,7 +82,7 @@ impl Control {
         tools: &Tools,
     ) -> Result<()> {
         self.api_server.kill()?;
-        let (program, args) = (tools.program("kube-apiserver"), api_server_args(&self.pki));
+        let (program, args) = (tools.program("kube-apiserver"), api_server_args(&self.pki, self.families));
         let start = Start { name: "kube-apiserver", program: &program, args: &args, env: &[] };
         self.api_server = Process::start(record, namespace, &start)?;
         control_plane::await_ready(&self.kubernetes, std::slice::from_mut(&mut self.api_server))
@@ -93,19 +96,19 @@ fn keys(record: &Record, nodes: &[Node]) -> Result<Pki> {
     pki.add_certificate(KUBELET_CLIENT, KUBELET_CLIENT, Some("system:masters"), &[])?;
     for node in nodes {
         let user = format!("system:node:{}", node.name);
-        let own: IpAddr = node.addresses.v4.into();
-        pki.add_certificate(&node.name, &user, Some("system:nodes"), &[own])?;
+        let own: [IpAddr; 2] = [node.addresses.v4.into(), node.addresses.v6.into()];
+        pki.add_certificate(&node.name, &user, Some("system:nodes"), &own)?;
     }
     Ok(pki)
 }
 
-fn api_server_args(pki: &Pki) -> Vec<String> {
+fn api_server_args(pki: &Pki, families: Families) -> Vec<String> {
     let file = |name: &str| pki.path(name).display().to_string();
     flags(&[
         ("etcd-servers", "http://127.0.0.1:2379".into()),
         ("advertise-address", plan::control_plane().v4.to_string()),
         ("secure-port", "6443".into()),
-        ("service-cluster-ip-range", plan::service_networks(Families::V4).into()),
+        ("service-cluster-ip-range", plan::service_networks(families).into()),
         ("client-ca-file", file("ca.crt")),
         ("tls-cert-file", file("apiserver.crt")),
         ("tls-private-key-file", file("apiserver.key")),

@@ -9,8 +9,7 @@ use serde_json::Value;
 use super::{Cluster, READY};
 use crate::{
     chart::{self, Helm},
-    pki,
-    plan::{self, Families},
+    pki, plan,
     programs::{Controller, Make, Place, Programmer},
     service_accounts, tools, wait,
 };
@@ -64,7 +63,7 @@ pub(super) fn place(cluster: &Cluster) -> Place<'_> {
         record: &cluster.record,
         tools: &cluster.tools,
         pki: &cluster.control.pki,
-        families: Families::V4,
+        families: cluster.options.families,
         variant: cluster.options.variant,
     }
 }
@@ -82,9 +81,10 @@ pub(super) enum Await {
 pub(super) fn install_chart(cluster: &Cluster, until: Await) -> Result<()> {
     import_images(cluster)?;
     cluster.say("images of the programs under test");
+    let networks = plan::cluster_networks(cluster.options.families);
     let values = [
         format!("apiServer.host={}", plan::control_plane().v4),
-        format!("programmer.config.clusterCIDR={}", plan::cluster_networks(Families::V4)),
+        format!("programmer.config.clusterCIDR={}", networks.replace(',', r"\,")),
         // The conntrack limits are those of the whole machine, and not changed from a node in it.
         "programmer.config.conntrack.maxPerCore=0".to_owned(),
         "programmer.config.conntrack.min=0".to_owned(),

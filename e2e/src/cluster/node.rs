@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,13 @@ pub(super) const DNS_ADDRESS: &str = "10.96.0.10";
 pub(super) const UNSHARE: &str =
     "--mount --pid --uts --ipc --fork --kill-child --mount-proc --propagation private";
 
+/// Bridged packets meet the rules as routed ones do, as on any node.
+const BRIDGED: &[(&str, &str)] = &[
+    ("bridge/bridge-nf-call-iptables", "1"),
+    ("bridge/bridge-nf-call-ip6tables", "1"),
+    ("ipv4/conf/all/rp_filter", "0"),
+];
+
 /// What a node needs to know of its cluster.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site<'a> {
@@ -37,6 +45,8 @@ pub(super) struct Site<'a> {
     pub(super) cgroups: &'a str,
     /// Where the nodes' folders are; it is in the record.
     pub(super) folder: &'a Path,
+    /// Families of the cluster.
+    pub(super) families: Families,
 }
 
 /// A running node.
@@ -63,8 +73,9 @@ impl Kubelet {
         }
         fs::write(folder.join("resolv.conf"), format!("nameserver {}\n", plan::control_plane().v4))?;
         fs::write(folder.join("kubelet.yaml"), configuration(&folder, site.cgroups, node).to_string())?;
-        // Bridged packets meet the rules as routed ones do, as on any node.
-        namespace.sysctl(&[("bridge/bridge-nf-call-iptables", "1"), ("ipv4/conf/all/rp_filter", "0")])?;
+        namespace.sysctl(BRIDGED)?;
+        let addresses: Vec<String> =
+            node.addresses.known(site.families).iter().map(IpAddr::to_string).collect();
         let path = |path: PathBuf| path.display().to_string();
         let mut args: Vec<String> = UNSHARE.split(' ').map(str::to_owned).collect();
         args.extend([
@@ -75,7 +86,8 @@ impl Kubelet {
             path(site.parts.store()),
             path(site.parts.node().to_owned()),
             path(site.parts.program("kubelet")),
-            node.known_pod_networks(Families::V4).remove(0),
+            node.known_pod_networks(site.families).join(","),
+            addresses.join(","),
         ]);
         let process = boot(site.record, namespace, &node.name, &args)?;
         Ok(Self { process, folder, name: node.name.clone(), args })

@@ -83,33 +83,37 @@ impl<'a> Judge<'a> {
     fn tell(&self, question: &Question, expected: &Expectation) -> String {
         let (site, family) = (self.node.site, question.family);
         let traced = trace(self.node.dump(family), &question.packet(), &self.node.host(family));
-        let path: Vec<String> =
-            traced.path.iter().map(|step| format!("    {} {} {}", step.table, step.chain, step.rule)).collect();
+        let path: Vec<String> = traced
+            .path
+            .iter()
+            .map(|step| format!("    {} {} {}", step.table, step.chain, step.rule))
+            .collect();
         format!(
-            "{question}\n  at {site:?}\n  expected: {expected:?}\n  tracer: {}\n{}\n  kernel and tracer",
+            "{question}\n  at {site:?}\n  expected: {expected:?}\n  tracer: {}\n{}\n",
             Traced::from(&traced),
             path.join("\n")
         )
     }
 
     /// The tracer has to find in the kernel's rules what the oracle expects, to the exact share.
-    fn trace(&self, questions: &[Question], expected: &[Expectation]) -> Result<()> {
-        for family in Family::ALL {
-            let (tracer, host) = (Tracer::new(self.node.dump(family)), self.node.host(family));
-            let all = questions.iter().zip(expected).filter(|(question, _)| question.family == family);
-            for (question, expected) in all {
-                let packet = question.packet();
-                let traced = if question.is_invalid() {
-                    tracer.fate_of_invalid(&packet, &host)
-                } else {
-                    tracer.fate(&packet, &host)
-                };
-                if let Some(discord) = traced.discord(&as_traced(expected)) {
-                    bail!("{}: the tracer differs in {}", self.tell(question, expected), discord.as_str());
-                }
-            }
-        }
-        Ok(())
+    fn trace(&mut self, questions: &[Question], expected: &[Expectation]) -> Result<()> {
+        let node = &*self.node;
+        let tracers = Family::ALL.map(|family| (Tracer::new(node.dump(family)), node.host(family)));
+        let [v4, v6] = &tracers;
+        let discord = |(question, expected): (&Question, &Expectation)| {
+            let (tracer, host) = if question.family == Family::V4 { v4 } else { v6 };
+            let traced = if question.is_invalid() {
+                tracer.fate_of_invalid(&question.packet(), host)
+            } else {
+                tracer.fate(&question.packet(), host)
+            };
+            Some((*question, expected.clone(), traced.discord(&as_traced(expected))?))
+        };
+        let Some((question, expected, discord)) = questions.iter().zip(expected).find_map(discord) else {
+            return Ok(());
+        };
+        let fate = self.node.harness.send(&question.probe())?;
+        bail!("{}kernel: {fate}\nthe tracer differs in {}", self.tell(&question, &expected), discord.as_str())
     }
 
     /// The kernel's fates have to be expected, all of them, and nothing else.
@@ -144,13 +148,12 @@ impl<'a> Judge<'a> {
             if expected.contains_key(&ending) {
                 return Ok((ending, fate));
             }
-            let same_address = fate.source().is_some_and(|source| source.ip() == fate.sent_from.ip());
-            if !(same_address && expected.contains_key(&otherwise(ending))) {
+            if !(expected.contains_key(&otherwise(ending)) && is_unclear(question, ending, &fate)) {
                 bail!("kernel: {fate}, that is {ending:?}");
             }
             fate = self.node.harness.send(&question.probe())?;
         }
-        bail!("kernel: {fate}, several times")
+        bail!("kernel: {fate}, again and again")
     }
 
     /// The client sees the answer come from whom it asked.
@@ -192,6 +195,17 @@ fn as_traced(expected: &Expectation) -> Traced {
     traced
 }
 
+/// Whether chance alone may have made a source look kept, or rewritten: masquerading as the address that it has, a source
+/// may get the port that it had, or avoid one that a connection has already.
+fn is_unclear(question: &Question, ending: Ending, fate: &Fate) -> bool {
+    match ending {
+        Ending::Endpoint { masqueraded: true, .. } => {
+            fate.source().is_some_and(|source| source.ip() == fate.sent_from.ip())
+        }
+        _ => question.client.entry == Entry::Node,
+    }
+}
+
 /// The same with the other source.
 fn otherwise(ending: Ending) -> Ending {
     match ending {
@@ -219,7 +233,10 @@ fn ending(question: &Question, fate: &Fate) -> Result<Ending> {
             let [node, gateway] = node_addresses(question.family);
             let own = if way == Entry::Pods { gateway } else { node };
             let kept = source.ip() == fate.sent_from.ip();
-            ensure!(source.ip() == own || kept, "it has a source that is neither the client's nor the node's");
+            ensure!(
+                source.ip() == own || kept,
+                "it has a source that is neither the client's nor the node's"
+            );
             Ok(Ending::Endpoint { address, masqueraded })
         }
         (End::Nowhere, Some(answer)) => {
@@ -227,7 +244,6 @@ fn ending(question: &Question, fate: &Fate) -> Result<Ending> {
             ensure!(answer.by == question.client.entry, "its sender was not told");
             Ok(Ending::Refused)
         }
-        // Who listens for raw packets on the node does not get to see damaged ones.
         (End::Nowhere, None) => Ok(Ending::Silence),
         (End::Delivered { .. }, _) => bail!("it was led to the node itself"),
         (End::Unroutable, _) => bail!("it had no way to go"),
@@ -241,6 +257,9 @@ fn is_here(address: std::net::IpAddr) -> bool {
 /// How often each ending of a question comes, in so many packets; fails if one comes too often or too seldom for chance.
 pub(crate) fn shares(node: &mut Node, question: &Question, packets: u32) -> Result<()> {
     let expected = node.site.expect(question);
+    if expected.len() < 2 {
+        return Ok(());
+    }
     let all: u64 = expected.values().sum();
     let mut counts: BTreeMap<Ending, u32> = BTreeMap::new();
     let probes: Vec<_> =

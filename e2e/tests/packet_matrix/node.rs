@@ -1,9 +1,7 @@
 //! A namespace with the rules of all shapes, as the compiler makes them for a site.
 
 use anyhow::{Context as _, Result, ensure};
-use fairlead_compiler::{
-    Config, Detector as By, Dump, Host, NodeFacts, ProxyState, compile, diff,
-};
+use fairlead_compiler::{Config, Detector as By, Dump, Host, NodeFacts, ProxyState, compile, diff};
 use fairlead_e2e::{
     iptables::Iptables,
     plan,
@@ -22,6 +20,9 @@ use crate::{
 
 /// What is done to the rules before they are loaded: whether a line of the document stays.
 pub(crate) type Spoil = fn(&str) -> bool;
+
+/// A document that does something to rules that were read.
+pub(crate) type Fault = fn(&Dump) -> String;
 
 /// Nothing.
 pub(crate) const SOUND: Spoil = |_| true;
@@ -77,6 +78,11 @@ impl Node {
         if family == Family::V4 { v4 } else { v6 }
     }
 
+    /// Changes rules of IPv4 that were read.
+    pub(crate) fn damage(&self, fault: Fault) -> Result<()> {
+        self.iptables.restore(self.harness.netns(), Family::V4, &fault(self.dump(Family::V4)))
+    }
+
     /// For the tracer.
     pub(crate) fn host(&self, family: Family) -> Host {
         Host { addresses: self.harness.addresses(family).collect() }
@@ -85,9 +91,8 @@ impl Node {
     fn close(&self, family: Family) -> Result<()> {
         let pods = plan::cluster_networks(plan::Families::DualStack).split(',');
         let pods = pods.filter(|network| network.contains(':') == (family == Family::V6));
-        let accept = |network: &str| {
-            format!("-A FORWARD -s {network} -j ACCEPT\n-A FORWARD -d {network} -j ACCEPT\n")
-        };
+        let accept =
+            |network: &str| format!("-A FORWARD -s {network} -j ACCEPT\n-A FORWARD -d {network} -j ACCEPT\n");
         let more: String = match self.site.firewall {
             Firewall::Open => return Ok(()),
             Firewall::Closed => String::new(),

@@ -138,8 +138,7 @@ impl Site {
 
     fn decide(&self, question: &Question) -> Decision {
         if question.is_invalid() {
-            let forwarded =
-                question.client.entry != Entry::Node && !self.is_own(question.destination().ip());
+            let forwarded = question.client.entry != Entry::Node && !self.is_own(question.destination().ip());
             let dropped = forwarded && !self.liberal;
             return Decision::End(if dropped { Ending::Silence } else { Ending::Untouched });
         }
@@ -250,9 +249,8 @@ impl Site {
         };
         let pods = |address: IpAddr| is_in(networks(question.family), address);
         let forwarded = !self.is_own(to);
-        let accepted = forwarded
-            && self.firewall == Firewall::PodsOnly
-            && (pods(to) || pods(question.client.source));
+        let accepted =
+            forwarded && self.firewall == Firewall::PodsOnly && (pods(to) || pods(question.client.source));
         if accepted { ending } else { Ending::Silence }
     }
 }
@@ -266,8 +264,7 @@ fn has_any(shape: &Shape) -> bool {
 fn cluster(shape: &Shape) -> Vec<Endpoint> {
     let ready = || shape.endpoints.iter().copied().filter(|endpoint| endpoint.ready);
     let by_zone = ready().all(|endpoint| endpoint.zone.is_some());
-    let near: Vec<Endpoint> =
-        ready().filter(|endpoint| by_zone && endpoint.zone == Some(ZONE)).collect();
+    let near: Vec<Endpoint> = ready().filter(|endpoint| by_zone && endpoint.zone == Some(ZONE)).collect();
     if !near.is_empty() {
         return near;
     }

@@ -94,7 +94,8 @@ fn clients(shape: &Shape, family: Family, extra: Option<IpAddr>) -> Vec<Client> 
         let entry = if endpoint.is_local() { Entry::Pods } else { Entry::World };
         client("a backend itself", entry, endpoint.address(family))
     }));
-    clients.extend(extra.map(|source| client("this node by the load balancer's address", Entry::Node, source)));
+    clients
+        .extend(extra.map(|source| client("this node by the load balancer's address", Entry::Node, source)));
     clients
 }
 
@@ -105,6 +106,9 @@ pub(crate) fn questions(shape: Shape, family: Family, given: bool) -> Vec<Questi
     if shape.ranges == Ranges::Open {
         let more = [gateway, other_node(family), loopback(family)].map(Frontend::NodePort);
         frontends.extend([Frontend::ClusterIp].into_iter().chain(more));
+    }
+    if given {
+        frontends.push(Frontend::NodePort(load_balancer(family)));
     }
     let clients = clients(&shape, family, given.then(|| load_balancer(family)));
     let itself = Client { what: "this node by loopback", entry: Entry::Node, source: loopback(family) };

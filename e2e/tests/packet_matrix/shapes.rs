@@ -246,9 +246,7 @@ impl Shape {
     }
 
     pub(crate) fn slice(&self, family: Family) -> EndpointSlice {
-        let port = |protocol: &str| {
-            json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": TARGET_PORT})
-        };
+        let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": TARGET_PORT});
         let ports = PROTOCOLS.map(port);
         let endpoints: Vec<Value> = self.endpoints.iter().map(|endpoint| endpoint.to_json(family)).collect();
         object(json!({
