@@ -33,6 +33,7 @@ e2e: need-root tools build image ## Real kubelets and kind, the Helm chart, the 
 	@FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster $(if $(KEEP),--keep)
 	@$(TARGET)/debug/cluster --kind
 	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --nodes 6 --specs further)
+	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --dual-stack --specs dual-stack)
 
 bench: need-root ## Measure planning, compiling, programming and first packets, with optimisation (root; some minutes)
 	cargo run --release -p fairlead-e2e --bin bench $(LOCKED)

@@ -102,12 +102,12 @@ impl<'a> Judge<'a> {
         let [v4, v6] = &tracers;
         let discord = |(question, expected): (&Question, &Expectation)| {
             let (tracer, host) = if question.family == Family::V4 { v4 } else { v6 };
-            let traced = if question.is_invalid() {
+            let found = if question.is_invalid() {
                 tracer.fate_of_invalid(&question.packet(), host)
             } else {
                 tracer.fate(&question.packet(), host)
             };
-            Some((*question, expected.clone(), traced.discord(&as_traced(expected))?))
+            Some((*question, expected.clone(), found.discord(&as_traced(expected))?))
         };
         let Some((question, expected, discord)) = questions.iter().zip(expected).find_map(discord) else {
             return Ok(());
@@ -229,7 +229,6 @@ fn ending(question: &Question, fate: &Fate) -> Result<Ending> {
             let here = address.ip();
             let way = if is_here(here) { Entry::Pods } else { Entry::World };
             ensure!(by == way, "it left by the wrong link");
-            let masqueraded = fate.is_masqueraded();
             let [node, gateway] = node_addresses(question.family);
             let own = if way == Entry::Pods { gateway } else { node };
             let kept = source.ip() == fate.sent_from.ip();
@@ -237,6 +236,7 @@ fn ending(question: &Question, fate: &Fate) -> Result<Ending> {
                 source.ip() == own || kept,
                 "it has a source that is neither the client's nor the node's"
             );
+            let masqueraded = source.ip() == own && fate.is_masqueraded();
             Ok(Ending::Endpoint { address, masqueraded })
         }
         (End::Nowhere, Some(answer)) => {

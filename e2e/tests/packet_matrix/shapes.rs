@@ -214,7 +214,7 @@ impl Shape {
         30_000 + u16::from(self.number)
     }
 
-    /// Whether it listens at an address and port.
+    /// Where an endpoint with this address listens.
     pub(crate) fn target(address: IpAddr) -> SocketAddr {
         SocketAddr::new(address, TARGET_PORT)
     }
