@@ -2,7 +2,7 @@
 //!
 //! `/run/fairlead/<pid>-<n>/` belongs to the n-th bed of the process `<pid>`: `owner` and `processes` name processes as
 //! `pid start-time`, `net/` holds a link per network namespace, `logs/` a file per program, `leftovers` names folders and
-//! cgroups elsewhere that belong to the bed, the rest is keys and data.
+//! cgroups elsewhere that belong to the bed and settings that it changes, the rest is keys and data.
 //!
 //! Invariants: a process is only ever killed when both its pid and its start time are the recorded ones, so a recycled
 //! pid is safe. Namespaces need no cleaning: they are held by file descriptors of the owner and by the processes in
@@ -86,6 +86,13 @@ impl Record {
         self.note_leftover("cgroup", path)
     }
 
+    /// Notes what a setting of the whole machine is now, to be set again when the bed goes.
+    pub fn note_setting(&self, path: &Path) -> Result<()> {
+        let value = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("leftovers"))?;
+        Ok(writeln!(file, "setting {} {}", path.display(), value.trim())?)
+    }
+
     fn note_leftover(&self, kind: &str, path: &Path) -> Result<()> {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("leftovers"))?;
         Ok(writeln!(file, "{kind} {}", path.display())?)
@@ -160,6 +167,11 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
     let of = |kind: &'static str| noted.lines().filter_map(move |line| line.strip_prefix(kind));
     for path in of("cgroup ").map(Path::new) {
         wait::until_ok("the processes of a cgroup to be gone", DYING, || remove_cgroup(path))?;
+    }
+    for setting in of("setting ") {
+        if let Some((path, value)) = setting.split_once(' ') {
+            fs::write(path, value).with_context(|| format!("setting {path} to {value} again"))?;
+        }
     }
     for path in of("folder ") {
         match fs::remove_dir_all(path) {
@@ -259,11 +271,19 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("data"), "").unwrap();
         let dir = bed(&root, "3-0", "1 999999999999", "");
-        let noted =
-            format!("cgroup {0}\nfolder {1}\ncgroup {0}/never-made\n", cgroup.display(), folder.display());
+        let setting = elsewhere.join("setting");
+        fs::write(&setting, "changed").unwrap();
+        let noted = [
+            format!("cgroup {}", cgroup.display()),
+            format!("folder {}", folder.display()),
+            format!("cgroup {}/never-made", cgroup.display()),
+            format!("setting {} 1 2", setting.display()),
+        ]
+        .join("\n");
         fs::write(dir.join("leftovers"), noted).unwrap();
         assert_eq!(sweep(&root).unwrap(), Swept { beds: 1, ..Swept::default() });
         assert!(!cgroup.exists() && !folder.exists() && !dir.exists());
+        assert_eq!(fs::read_to_string(setting).unwrap(), "1 2");
         fs::remove_dir_all(root).unwrap();
         fs::remove_dir_all(elsewhere).unwrap();
     }

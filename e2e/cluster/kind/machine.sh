@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Process 1 of a machine that Docker runs on, for kind: network, mounts, processes, host name and cgroups of its own.
-# It starts dockerd and stays; killing it ends all of the machine. Nothing of the machine outside is changed.
+# It starts dockerd and stays; killing it ends all of the machine. Settings of the whole machine that kubelet changes in a
+# node are set again by whoever started this.
 #
 #   machine.sh FOLDER CGROUPS DATA DOCKER NODE-PROGRAMS
 #
@@ -25,17 +26,6 @@ mount -t overlay overlay -o "lowerdir=/var/lib,upperdir=$folder/lib,workdir=$fol
 mkdir -p /var/lib/docker /var/lib/containerd /run/lock
 mount --bind "$data" /var/lib/docker
 
-# kubelet insists on these settings of the whole machine: in a node of kind, too, it finds them as it wants them.
-settle() {
-    echo "$2" >"/run/sysctl-${1//\//-}"
-    mount --bind "/run/sysctl-${1//\//-}" "/proc/sys/$1"
-}
-settle vm/overcommit_memory 1
-settle vm/panic_on_oom 0
-settle kernel/panic 10
-settle kernel/panic_on_oops 1
-settle kernel/keys/root_maxkeys 1000000
-settle kernel/keys/root_maxbytes 25000000
 mount --make-rshared /
 
 libraries=$(echo "$docker"/usr/lib/*-linux-gnu):$(echo "$programs"/usr/lib/*-linux-gnu)

@@ -36,6 +36,16 @@ const IMAGE: &str = "fairlead/kind-node";
 const POD_NETWORK: &str = "10.244.0.0/16";
 const READY: Duration = Duration::from_mins(3);
 
+/// Settings of the whole machine that kubelet changes in a node of kind, where nothing can be in front of them.
+const SETTINGS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
+
 /// A running cluster.
 #[derive(Debug)]
 pub struct Kind {
@@ -233,6 +243,7 @@ impl Drop for Kind {
 fn start_machine(record: &Record, parts: &Parts, host: &Netns) -> Result<(Process, PathBuf)> {
     let built = parts.kind()?.1;
     let cgroups = cgroups::make(record, &["daemons".to_owned(), "containers".to_owned()])?;
+    SETTINGS.iter().try_for_each(|setting| record.note_setting(&Path::new("/proc/sys").join(setting)))?;
     // On a disk: overlays of overlays, or of what is in memory, have their limits.
     let folder = parts.scratch().join(&cgroups);
     record.note_folder(&folder)?;
