@@ -15,8 +15,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::json;
 
 use crate::{
+    Bed, PodSpec, Port,
     netns::Netns,
     probe::{self, Connection, Outcome},
     servers::Protocol,
@@ -27,6 +29,27 @@ use crate::{
 const KEPT: usize = 6;
 /// Between two requests of one thread, so that the load leaves the machine to the programs under test.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The Pods behind the Service of [`serve`].
+pub const PODS: [&str; 3] = ["a-1", "a-2", "a-3"];
+/// Its node port.
+pub const NODE_PORT: u16 = 30080;
+
+/// Makes a Service with Pods on two nodes, TCP and UDP on the same ports, and a Pod `client`. Returns the cluster IP.
+pub fn serve(bed: &mut Bed) -> Result<SocketAddr> {
+    for (name, node) in PODS.into_iter().zip([1, 2, 1]) {
+        bed.add_pod(PodSpec::new(name, "a").on(node).port(Port::tcp(8080)).port(Port::udp(8080)))?;
+    }
+    bed.add_pod(PodSpec::new("client", "client").on(1))?;
+    let ports = json!([
+        {"name": "tcp", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT},
+        {"name": "udp", "protocol": "UDP", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT}]);
+    bed.kubernetes().apply(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
+        "spec": {"type": "NodePort", "selector": {"app": "a"}, "ports": ports}
+    }))?;
+    Ok(SocketAddr::new(bed.cluster_ip("a")?, 80))
+}
 
 /// What the clients of a load saw.
 #[derive(Clone, Debug, Default)]

@@ -5,17 +5,13 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::{Result, ensure};
 use fairlead_e2e::{
-    Bed, From, Options, PodSpec, Port,
+    Bed, From, Options,
     bed::SETTLE,
     cases,
-    load::Load,
+    load::{Load, NODE_PORT, PODS, serve},
     programs::{Make, Variant},
     suite, wait,
 };
-use serde_json::json;
-
-const PODS: [&str; 3] = ["a-1", "a-2", "a-3"];
-const NODE_PORT: u16 = 30080;
 
 /// A rule that only our programmer writes, and one that only kube-proxy does.
 const OURS: &str = "-m bpf";
@@ -36,18 +32,7 @@ fn main() -> ExitCode {
 
 /// Clients of every kind, on a Service in every way.
 fn up(bed: &mut Bed) -> Result<Load> {
-    for (name, node) in PODS.into_iter().zip([1, 2, 1]) {
-        bed.add_pod(PodSpec::new(name, "a").on(node).port(Port::tcp(8080)).port(Port::udp(8080)))?;
-    }
-    bed.add_pod(PodSpec::new("client", "client").on(1))?;
-    let ports = json!([
-        {"name": "tcp", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT},
-        {"name": "udp", "protocol": "UDP", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT}]);
-    bed.kubernetes().apply(&json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
-        "spec": {"type": "NodePort", "selector": {"app": "a"}, "ports": ports}
-    }))?;
-    let cluster_ip = SocketAddr::new(bed.cluster_ip("a")?, 80);
+    let cluster_ip = serve(bed)?;
     let node_port = SocketAddr::new(bed.node(1)?.addresses.v4.into(), NODE_PORT);
     let mut load = Load::new();
     for (name, from, target) in [

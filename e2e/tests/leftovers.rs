@@ -8,17 +8,14 @@ use std::{
 
 use anyhow::{Result, ensure};
 use fairlead_e2e::{
-    Bed, From, Options, PodSpec, Port, Protocol,
+    Bed, From, Options, Protocol,
     bed::SETTLE,
     cases,
-    load::Load,
+    load::{Load, NODE_PORT, PODS, serve},
     programs::{Make, Variant},
     suite, wait,
 };
-use serde_json::json;
 
-const PODS: [&str; 3] = ["a-1", "a-2", "a-3"];
-const NODE_PORT: u16 = 30080;
 /// As kube-proxy's flag or configuration names it; ours takes it for what it replaces.
 const MODE: &str = "--proxy-mode=nftables";
 const TABLES: [&str; 2] = ["table ip kube-proxy", "table ip6 kube-proxy"];
@@ -30,22 +27,6 @@ fn main() -> ExitCode {
     };
     let codes = [suite(Variant::Nft), suite(Variant::Legacy)];
     if codes == [ExitCode::SUCCESS; 2] { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// A Service of every kind of client, on pods here and elsewhere; its cluster IP.
-fn serve(bed: &mut Bed) -> Result<SocketAddr> {
-    for (name, node) in PODS.into_iter().zip([1, 2, 1]) {
-        bed.add_pod(PodSpec::new(name, "a").on(node).port(Port::tcp(8080)).port(Port::udp(8080)))?;
-    }
-    bed.add_pod(PodSpec::new("client", "client").on(1))?;
-    let ports = json!([
-        {"name": "tcp", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT},
-        {"name": "udp", "protocol": "UDP", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT}]);
-    bed.kubernetes().apply(&json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
-        "spec": {"type": "NodePort", "selector": {"app": "a"}, "ports": ports}
-    }))?;
-    Ok(SocketAddr::new(bed.cluster_ip("a")?, 80))
 }
 
 fn load(bed: &Bed, cluster_ip: SocketAddr) -> Result<Load> {
