@@ -37,6 +37,8 @@ const CLIENT: &str = "client";
 /// Every so manieth Service leads to the sink.
 const SINK_EVERY: usize = 25;
 const PACKETS: usize = 1_000;
+/// Sockets that are made at once: to make one goes through the client's namespace, which the next packet would pay for.
+const BATCH: usize = 100;
 /// A lost packet is sent again after this.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// Clients ask no more often than this: each time is a new flow, and somebody who answers at once.
@@ -178,18 +180,20 @@ impl Field {
         let receiver = sink.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SINK_PORT)))??;
         receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
         let mut samples = [Samples::default(), Samples::default()];
-        for n in 0..PACKETS {
-            let sender = self.client()?.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
-            sender.set_read_timeout(Some(Duration::from_secs(2)))?;
-            for packets in &mut samples {
-                let mut buffer = [0; 16];
-                let began = Instant::now();
-                sender.send_to(b"ping", target(n))?;
-                let (_, from) = receiver.recv_from(&mut buffer)?;
-                packets.push(began.elapsed());
-                // With the answer the flow is established.
-                receiver.send_to(b"pong", from)?;
-                sender.recv(&mut buffer)?;
+        for batch in 0..PACKETS / BATCH {
+            let senders = self.client()?.run(|| (0..BATCH).map(|_| sender()).collect::<Result<Vec<_>>>())??;
+            for (n, sender) in senders.iter().enumerate() {
+                let target = target(batch * BATCH + n);
+                for packets in &mut samples {
+                    let mut buffer = [0; 16];
+                    let began = Instant::now();
+                    sender.send_to(b"ping", target)?;
+                    let (_, from) = receiver.recv_from(&mut buffer)?;
+                    packets.push(began.elapsed());
+                    // With the answer the flow is established.
+                    receiver.send_to(b"pong", from)?;
+                    sender.recv(&mut buffer)?;
+                }
             }
         }
         Ok(samples)
@@ -211,6 +215,13 @@ impl Field {
     fn address(&self, pod: &str) -> Result<Ipv4Addr> {
         Ok(self.bed.pod(pod)?.addresses.v4)
     }
+}
+
+/// A socket of a new flow, in the namespace of the moment.
+fn sender() -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    Ok(socket)
 }
 
 /// Asks, each time from a new port, until one of the endpoints of the moment answers.
