@@ -14,6 +14,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # In CI the lock file is taken as it is, or it is an error.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 
+# How the programs in the images are built.
+PROFILE ?= release
+
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
@@ -28,10 +31,10 @@ test: tools lint build ## Pass all tests: lints, documentation, unit, golden, pr
 	cargo test --package fairlead-e2e --lib $(LOCKED)
 	e2e/run-suites.sh $(LOCKED)
 
-e2e: need-root tools build image ## Real kubelets and kind, the Helm chart, the examples in real Pods, Kubernetes' own end-to-end tests (root; FULL=1 for all of them, KEEP=1 leaves it running)
-	@e2e/cluster/build.sh --kind
-	@FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster $(if $(KEEP),--keep)
-	@$(TARGET)/debug/cluster --kind
+e2e: need-root tools build image ## Real kubelets and kind, the Helm chart, the examples in real Pods, Kubernetes' own end-to-end tests (root; FULL=1 for all of them, QUICK=1 for two nodes without the operations, KEEP=1 leaves it running)
+	@e2e/cluster/build.sh $(if $(QUICK),,--kind)
+	@FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster $(if $(QUICK),--quick) $(if $(KEEP),--keep)
+	@$(if $(QUICK),,$(TARGET)/debug/cluster --kind)
 	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --nodes 6 --specs further)
 	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --dual-stack --specs dual-stack)
 
@@ -52,10 +55,10 @@ chart: build ## Make what is generated from the Helm chart: manifests/rendered, 
 	@e2e/helm/build.sh
 	@$(TARGET)/debug/chart
 
-image: ## Build the container images as archives in target/images, from release binaries and Debian packages, without Docker
-	cargo build --release --bins -p fairlead-controller -p fairlead-programmer -p fairlead-cli $(LOCKED)
+image: ## Build the container images as archives in target/images, from release binaries and Debian packages, without Docker (PROFILE=dev: from unoptimised ones)
+	cargo build --profile $(PROFILE) --bins -p fairlead-controller -p fairlead-programmer -p fairlead-cli $(LOCKED)
 	cargo build -p fairlead-images $(LOCKED)
-	@$(TARGET)/debug/image --programs $(TARGET)/release --packages $(CACHE)/packages --out $(TARGET)/images
+	@$(TARGET)/debug/image --programs $(TARGET)/$(PROFILE:dev=debug) --packages $(CACHE)/packages --out $(TARGET)/images
 
 clean-bed: build ## Remove what killed tests and demos left behind; what is in use is left alone
 	@$(TARGET)/debug/clean-bed
