@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::mpsc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, PropagationPolicy},
     config::{KubeConfigOptions, Kubeconfig},
     core::{ApiResource, GroupVersionKind},
 };
@@ -23,7 +23,7 @@ use crate::netns::Netns;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Requests that [`Kubernetes::apply_all`] has under way at once.
+/// Requests that are under way at once where there are many objects.
 const PARALLEL: usize = 8;
 
 /// The kinds the bed handles: API version, kind, plural, namespaced.
@@ -131,16 +131,19 @@ impl Kubernetes {
 
     /// Applies many objects, several at a time.
     pub fn apply_all(&self, objects: &[Value]) -> Result<()> {
-        std::thread::scope(|scope| {
-            let share = objects.len().div_ceil(PARALLEL).max(1);
-            let workers: Vec<_> = objects
-                .chunks(share)
-                .map(|part| scope.spawn(|| part.iter().try_for_each(|object| self.apply(object).map(drop))))
-                .collect();
-            workers.into_iter().try_for_each(|worker| match worker.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
+        side_by_side(objects, |object| self.apply(object).map(drop))
+    }
+
+    /// Creates many objects, several at a time. It costs the API server half of what [`Self::apply_all`] does.
+    pub fn create_all(&self, objects: &[Value]) -> Result<()> {
+        side_by_side(objects, |object| self.create(object))
+    }
+
+    fn create(&self, object: &Value) -> Result<()> {
+        let (target, object) = (Target::of(object)?, serde_json::from_value(object.clone())?);
+        self.run(move |client| async move {
+            let created = target.api(client).create(&PostParams::default(), &object).await;
+            created.map(drop).with_context(|| format!("creating {target}"))
         })
     }
 
@@ -219,6 +222,19 @@ impl Kubernetes {
             Ok(())
         })
     }
+}
+
+/// Does a job for each of them, several at a time.
+fn side_by_side(objects: &[Value], job: impl Fn(&Value) -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let share = objects.len().div_ceil(PARALLEL).max(1);
+        let parts = objects.chunks(share);
+        let workers: Vec<_> = parts.map(|part| scope.spawn(|| part.iter().try_for_each(&job))).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
 }
 
 fn http_request(path: &str) -> Result<http::Request<Vec<u8>>> {

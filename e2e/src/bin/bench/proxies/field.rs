@@ -4,13 +4,14 @@
 //! the bench's own: there the packets of a flow are timed, without any wake-up.
 
 use std::{
+    collections::HashMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use fairlead_e2e::{
     Bed, From, Options, PodSpec, Port,
     netns::Netns,
@@ -41,7 +42,9 @@ const PACKETS: usize = 1_000;
 const BATCH: usize = 100;
 /// A lost packet is sent again after this.
 const PATIENCE: Duration = Duration::from_millis(2);
-/// Clients ask no more often than this: each time is a new flow, and somebody who answers at once.
+/// Services that are asked before the first answer is read.
+const ASKED_AT_ONCE: usize = 64;
+/// After a wrong answer, which comes at once: each time is a new flow.
 const PAUSE: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_mins(4);
 
@@ -81,9 +84,9 @@ impl Field {
         bed.add_pod(PodSpec::new(SINK, "sink"))?;
         bed.add_pod(PodSpec::new(CLIENT, "client"))?;
         let objects = (0..services).map(|i| service(&name(i))).collect::<Vec<_>>();
-        bed.kubernetes().apply_all(&objects)?;
+        bed.kubernetes().create_all(&objects)?;
         let slices = (0..services).map(|i| slice(&bed, i)).collect::<Result<Vec<_>>>()?;
-        bed.kubernetes().apply_all(&slices)?;
+        bed.kubernetes().create_all(&slices)?;
         let mut field = Self { bed, subjects: Vec::new(), sinks: Vec::new() };
         let found: Vec<Value> = field.bed.kubernetes().list("Service", "default", "bench=proxies")?;
         for object in &found {
@@ -143,7 +146,7 @@ impl Field {
 
     /// Waits until every Service leads to one of its endpoints.
     pub(crate) fn await_every_service(&self) -> Result<()> {
-        self.client()?.run(|| self.subjects.iter().try_for_each(await_answer))?
+        self.client()?.run(|| await_answers(&self.subjects.iter().collect::<Vec<_>>()))?
     }
 
     /// Changes the endpoints of a Service, and says how long it took until they were asked.
@@ -151,7 +154,7 @@ impl Field {
         let n = n % self.subjects.len();
         let began = Instant::now();
         self.renew(n)?;
-        self.client()?.run(|| await_answer(&self.subjects[n]))??;
+        self.client()?.run(|| await_answers(&[&self.subjects[n]]))??;
         Ok(began.elapsed())
     }
 
@@ -163,7 +166,8 @@ impl Field {
         for n in &chosen {
             self.renew(*n)?;
         }
-        self.client()?.run(|| chosen.iter().try_for_each(|n| await_answer(&self.subjects[*n])))??;
+        let chosen: Vec<_> = chosen.iter().map(|n| &self.subjects[*n]).collect();
+        self.client()?.run(|| await_answers(&chosen))??;
         Ok(began.elapsed())
     }
 
@@ -181,7 +185,8 @@ impl Field {
         receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
         let mut samples = [Samples::default(), Samples::default()];
         for batch in 0..PACKETS / BATCH {
-            let senders = self.client()?.run(|| (0..BATCH).map(|_| sender()).collect::<Result<Vec<_>>>())??;
+            let senders =
+                self.client()?.run(|| (0..BATCH).map(|_| sender()).collect::<Result<Vec<_>>>())??;
             for (n, sender) in senders.iter().enumerate() {
                 let target = target(batch * BATCH + n);
                 for packets in &mut samples {
@@ -224,26 +229,49 @@ fn sender() -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Asks, each time from a new port, until one of the endpoints of the moment answers.
-fn await_answer(subject: &Subject) -> Result<()> {
-    let wanted = if subject.renewed { NEW } else { OLD };
+/// Asks Services until one of the endpoints of the moment has answered for each. A part of them is asked at once, from a
+/// port that is new each time.
+fn await_answers(subjects: &[&Subject]) -> Result<()> {
     let began = Instant::now();
-    while began.elapsed() < DEADLINE {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect(subject.address)?;
-        let mut buffer = [0; 256];
-        let answer = socket.send(b"who\n").and_then(|_| socket.recv(&mut buffer));
-        let length = answer.unwrap_or_default();
-        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
-        if wanted.iter().any(|server| text.starts_with(&format!("{server} "))) {
-            return Ok(());
-        }
-        if length > 0 {
+    let mut pending: HashMap<SocketAddr, &Subject> = subjects.iter().map(|it| (it.address, *it)).collect();
+    while let Some((address, subject)) = pending.iter().next() {
+        ensure!(began.elapsed() < DEADLINE, "{} at {address} does not lead where it should", subject.name);
+        let part: Vec<SocketAddr> = pending.keys().take(ASKED_AT_ONCE).copied().collect();
+        let answers = ask(&part)?;
+        let wrong = answers.len();
+        let right = answers.iter().filter(|(from, text)| {
+            pending.get(from).is_some_and(|subject| subject.is_right(text)) && pending.remove(from).is_some()
+        });
+        if wrong > right.count() {
             wait::watch(PAUSE);
         }
     }
-    bail!("{} at {} does not lead to {wanted:?}", subject.name, subject.address)
+    Ok(())
+}
+
+/// What Services answer, and which; those that do not answer at once are left out.
+fn ask(targets: &[SocketAddr]) -> Result<Vec<(SocketAddr, String)>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    for target in targets {
+        // Refused at once, where nobody is programmed yet: the same as no answer.
+        drop(socket.send_to(b"who\n", target));
+    }
+    let mut answers = Vec::new();
+    let mut buffer = [0; 256];
+    while answers.len() < targets.len() {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { break };
+        answers.push((from, String::from_utf8_lossy(&buffer[..length]).into_owned()));
+    }
+    Ok(answers)
+}
+
+impl Subject {
+    /// Whether this is the answer of one of its endpoints of the moment.
+    fn is_right(&self, answer: &str) -> bool {
+        let wanted = if self.renewed { NEW } else { OLD };
+        wanted.iter().any(|server| answer.starts_with(&format!("{server} ")))
+    }
 }
 
 fn name(i: usize) -> String {
