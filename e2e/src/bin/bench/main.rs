@@ -38,6 +38,10 @@ struct Args {
     /// Also the proxies that take many minutes at the number of Services.
     #[arg(long)]
     patient: bool,
+    /// Once the Services are there, wait for Enter before proxies are compared: so many take long to make, and only then the
+    /// machine has to be quiet.
+    #[arg(long)]
+    pause: bool,
     /// File that gets the proxies' numbers, one JSON object a line, after what it holds already.
     #[arg(long, default_value = "target/bench/proxies.jsonl")]
     results: PathBuf,

@@ -55,6 +55,10 @@ pub(crate) fn measure(args: &Args) -> Result<()> {
             continue;
         }
         let mut field = Field::build(services)?;
+        if args.pause {
+            eprintln!("{services} Services are there. Enter goes on.");
+            std::io::stdin().read_line(&mut String::new())?;
+        }
         heading(&format!("Proxies: {services} Services x 2 endpoints"), &COLUMNS);
         for contestant in chosen {
             let outcome = run(&mut field, contestant)?;
