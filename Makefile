@@ -35,6 +35,7 @@ e2e: need-root tools build image ## Real kubelets and kind, the Helm chart, the 
 	@e2e/cluster/build.sh $(if $(QUICK),,--kind)
 	@FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster $(if $(QUICK),--quick) $(if $(KEEP),--keep)
 	@$(if $(QUICK),,$(TARGET)/debug/cluster --kind)
+	@$(if $(FULL),$(TARGET)/debug/cluster --kind --takeover)
 	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --nodes 6 --specs further)
 	@$(if $(FULL),FAIRLEAD_INSTALL=chart $(TARGET)/debug/cluster --dual-stack --specs dual-stack)
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::{
     categorize::{Choice, categorize},
     config::Config,
-    dispatch::{Entry, Masquerade},
+    dispatch::{Entry, Marking, Masquerade},
     endpoint::{Endpoint, Endpoints},
     facts::NodeFacts,
     frontends::Entries,
@@ -135,8 +135,11 @@ impl<'a> PortRules<'a> {
             let rule = Rule { target: Some(Target::Dnat(endpoint.address)), ..rule };
             rules.push(explain(self.at(self.port.cluster_ip, rule), rules.is_empty()));
         }
-        let mark = self.internal_mark().map(|rule| explain(rule, false));
-        Entry { mark, rules }
+        let marking = match internal_masquerade(self.config, self.facts) {
+            Some(_) => Marking::Before { commented: self.commented },
+            None => Marking::Behind,
+        };
+        Entry { marking, rules: rules.into() }
     }
 
     /// Files all chains of the Service port.
@@ -265,14 +268,10 @@ impl<'a> PortRules<'a> {
         if self.commented { rule.because(&self.spn) } else { rule }
     }
 
-    fn internal_masquerade(&self) -> Option<Rule> {
-        Some(self.internal_mark()?.because(format!("{} cluster IP", self.spn)))
-    }
-
     /// Matches the cluster IP, so that external traffic which reaches the same chain is not affected.
-    fn internal_mark(&self) -> Option<Rule> {
-        let rule = internal_masquerade(self.config, self.facts)?.for_sources(mark_masquerade());
-        Some(self.at(self.port.cluster_ip, rule))
+    fn internal_masquerade(&self) -> Option<Rule> {
+        let rule = self.at(self.port.cluster_ip, internal_masquerade(self.config, self.facts)?.set());
+        Some(rule.because(format!("{} cluster IP", self.spn)))
     }
 
     fn external_chain(&self) -> Vec<Rule> {
@@ -329,12 +328,8 @@ pub(crate) fn internal_masquerade(config: &Config, facts: &NodeFacts) -> Option<
 }
 
 /// Asks for masquerading.
-fn mark_masquerade() -> Target {
-    Target::Jump(ChainName::from(wellknown::MARK_MASQ))
-}
-
 fn mark() -> Rule {
-    Rule::to(mark_masquerade())
+    Rule::to(Target::Jump(ChainName::from(wellknown::MARK_MASQ)))
 }
 
 /// An endpoint, and its chain if it has one.

@@ -33,7 +33,6 @@ use crate::{
     dump::Dump,
     facts::NodeFacts,
     ruleset::Ruleset,
-    service_port::ServicePortName,
     state::ProxyState,
     trace::{Discord, Fate, Host, Tracer},
 };
@@ -193,7 +192,7 @@ impl Bench<'_> {
 impl Claim {
     fn difference(&self, client: Client, discord: Discord, theirs: Fate, ours: Fate) -> Difference {
         let (service, port) = match self.owners.first() {
-            Some(ServicePortName { service, port }) => (Some(service.clone()), Arc::clone(&port.name)),
+            Some(owner) => (Some(owner.service.clone()), Arc::clone(&owner.port.name)),
             None => (self.former.as_ref().map(|(key, _)| key.clone()), self.former_port()),
         };
         Difference {

@@ -17,7 +17,7 @@ mod path;
 mod tests;
 mod tree;
 
-pub(crate) use entry::{Entry, EntryId, Masquerade};
+pub(crate) use entry::{Entry, EntryId, Marking, Masquerade};
 pub(crate) use path::{Path, Space};
 pub(crate) use tree::Tree;
 

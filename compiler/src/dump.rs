@@ -62,7 +62,7 @@ impl From<&Ruleset> for Dump {
         for (table, chains) in &ruleset.tables {
             let installed = dump.tables.entry(table.clone()).or_default();
             for (name, chain) in chains {
-                installed.insert(name.clone(), InstalledChain { policy: None, rules: chain.rules.clone() });
+                installed.insert(name.clone(), InstalledChain { policy: None, rules: chain.rules.to_vec() });
             }
         }
         for jump in &ruleset.jumps {

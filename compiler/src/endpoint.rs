@@ -43,7 +43,7 @@ impl Endpoint {
 }
 
 /// Consumers that should prefer an endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EndpointHints {
     /// In these zones.
     pub zones: Vec<Arc<str>>,

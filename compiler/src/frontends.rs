@@ -2,7 +2,7 @@
 //!
 //! Texts of comments are those that kube-proxy writes, because people and tools search for them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     chains::PortRules,
@@ -138,7 +138,7 @@ impl PortRules<'_> {
             let id = EntryId {
                 path: Path::of_port(tcp, port),
                 contestable: false,
-                owner: self.port.name.clone(),
+                owner: Arc::clone(&self.port.name),
                 frontend: NODE_PORT,
             };
             entries.insert((Scope::HealthChecks, id), vec![rule].into());
@@ -147,12 +147,12 @@ impl PortRules<'_> {
 
     fn address_entry(&self, address: IpAddr, frontend: u8) -> EntryId {
         let path = Path::of_address(address, self.port.protocol(), self.port.port);
-        EntryId { path, contestable: frontend != CLUSTER_IP, owner: self.port.name.clone(), frontend }
+        EntryId { path, contestable: frontend != CLUSTER_IP, owner: Arc::clone(&self.port.name), frontend }
     }
 
     fn port_entry(&self, port: u16) -> EntryId {
         let path = Path::of_port(self.port.protocol(), port);
-        EntryId { path, contestable: false, owner: self.port.name.clone(), frontend: NODE_PORT }
+        EntryId { path, contestable: false, owner: Arc::clone(&self.port.name), frontend: NODE_PORT }
     }
 
     /// `rule` for packets to the Service's port of `address`.

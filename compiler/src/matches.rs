@@ -302,4 +302,4 @@ impl fmt::Display for ConnStates {
 
 /// Words of a rule that we do not understand, kept as they were.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Opaque(pub Vec<Arc<str>>);
+pub struct Opaque(pub Box<[Arc<str>]>);

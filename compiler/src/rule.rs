@@ -45,6 +45,12 @@ impl Rule {
         self
     }
 
+    /// To be held: its matches take no more room than they need.
+    pub(crate) fn shared(mut self) -> Arc<Self> {
+        self.matches.shrink_to_fit();
+        Arc::new(self)
+    }
+
     /// The chain that it continues in.
     pub fn next_chain(&self) -> Option<&ChainName> {
         match &self.target {

@@ -3,7 +3,10 @@
 //! Invariants: after any series of refreshes the ruleset equals the one that [`compile`] builds afresh; a refresh costs what
 //! the dirty Services cost, not what all do; every change of a chain goes through [`Rulebook::set_chain`], so none is missed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fairlead_objects::ServiceKey;
 
@@ -11,16 +14,17 @@ use crate::{
     chains::{ServiceRules, internal_masquerade},
     config::Config,
     delta::{ChainRef, Delta},
-    dispatch::{Entry, EntryId, LEAF_MAX, Space, Tree},
+    dispatch::{EntryId, LEAF_MAX, Space, Tree},
     facts::NodeFacts,
     frontends::Scope,
     matches::{AddressSide, Match},
     names,
     rule::{Rule, Target},
+    rules::Rules,
     ruleset::{Chain, ChainName, Ruleset, Table, wellknown},
     state::ProxyState,
     statics,
-    substitutes::adapted,
+    substitutes::{adapted, adapted_rule},
 };
 
 /// Builds the ruleset of a whole state.
@@ -125,13 +129,14 @@ impl Rulebook {
     /// The Services that a rule is about: those whose chain it is in, and those that dispatch would reach by it. `rule` is
     /// its text without the command and the chain. Looks at everything, so it is for when something is wrong.
     pub fn owners(&self, chain: &str, rule: &str) -> Vec<ServiceKey> {
-        let adapted = |own: &Rule| adapted(vec![own.clone()], &self.config, &self.facts);
-        let written =
-            |own: &Rule| own.to_string() == rule || adapted(own).iter().any(|own| own.to_string() == rule);
-        let entry = |(scope, id): &(Scope, EntryId)| self.trees.get(scope)?.get(id);
+        let adapted = |own: &Rule| adapted_rule(own.clone(), &self.config, &self.facts);
+        let written = |own: Arc<Rule>| {
+            own.to_string() == rule || adapted(&own).iter().any(|own| own.to_string() == rule)
+        };
+        let entry = |(scope, id): &(Scope, EntryId)| Some(self.trees.get(scope)?.rules_of(id));
         let owns = |places: &Places| {
             places.chains.iter().any(|own| own.as_str() == chain)
-                || places.entries.iter().filter_map(entry).flat_map(Entry::all_rules).any(written)
+                || places.entries.iter().filter_map(entry).flatten().any(written)
         };
         self.services.iter().filter(|(_, places)| owns(places)).map(|(key, _)| key.clone()).collect()
     }
@@ -243,13 +248,14 @@ impl Rulebook {
                 (Table::Nat, wellknown::SERVICES) => {
                     let mut rules = self.root_rules(Scope::Services);
                     rules.extend(self.root_rules(Scope::External));
-                    rules.extend(statics::node_port_dispatch(&self.config, &self.facts));
-                    self.set_chain(table, name.into(), Some(rules.into()));
+                    let statics = statics::node_port_dispatch(&self.config, &self.facts);
+                    rules.extend(statics.into_iter().map(Rule::shared));
+                    self.set_chain(table, name.into(), Some(chain_of(rules)));
                 }
                 (_, wellknown::EXTERNAL_SERVICES) => self.write_external(),
                 _ => {
                     let rules = touched.iter().filter(|scope| root(**scope) == (table.clone(), name));
-                    let rules: Vec<_> = rules.flat_map(|scope| self.root_rules(*scope)).collect();
+                    let rules: Rules = rules.flat_map(|scope| self.root_rules(*scope)).collect();
                     self.set_chain(table, name.into(), Some(rules.into()));
                 }
             }
@@ -273,13 +279,13 @@ impl Rulebook {
             self.set_chain(Table::Filter, ports_chain, None);
         } else {
             let to_node = Match::Local { side: AddressSide::Destination, negated: false };
-            rules.push(Rule::to(Target::Jump(ports_chain.clone())).when(to_node));
-            self.set_chain(Table::Filter, ports_chain, Some(ports.into()));
+            rules.push(Rule::to(Target::Jump(ports_chain.clone())).when(to_node).shared());
+            self.set_chain(Table::Filter, ports_chain, Some(chain_of(ports)));
         }
-        self.set_chain(Table::Filter, wellknown::EXTERNAL_SERVICES.into(), Some(rules.into()));
+        self.set_chain(Table::Filter, wellknown::EXTERNAL_SERVICES.into(), Some(chain_of(rules)));
     }
 
-    fn root_rules(&self, scope: Scope) -> Vec<Rule> {
+    fn root_rules(&self, scope: Scope) -> Vec<Arc<Rule>> {
         self.trees.get(&scope).map(Tree::root_rules).unwrap_or_default()
     }
 
@@ -300,6 +306,10 @@ impl Rulebook {
         };
         self.before.entry(ChainRef::new(table, name)).or_insert(old);
     }
+}
+
+fn chain_of(rules: Vec<Arc<Rule>>) -> Chain {
+    Rules::from_iter(rules).into()
 }
 
 /// The well-known chain that a tree hangs from.

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, sync::Arc};
 
 use fairlead_objects::Family;
 
-use crate::rule::Rule;
+use crate::{rule::Rule, rules::Rules};
 
 /// A table of the packet filter. Ordered as they are committed: `filter` first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,14 +107,20 @@ pub mod wellknown {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// In order.
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
     /// The chain must exist, but its content belongs to others: it is created if missing and never flushed.
     pub shared: bool,
 }
 
+impl From<Rules> for Chain {
+    fn from(rules: Rules) -> Self {
+        Self { rules, shared: false }
+    }
+}
+
 impl From<Vec<Rule>> for Chain {
     fn from(rules: Vec<Rule>) -> Self {
-        Self { rules, shared: false }
+        Rules::from(rules).into()
     }
 }
 

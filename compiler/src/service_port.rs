@@ -29,7 +29,7 @@ impl fmt::Display for ServicePortName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Identity.
-    pub name: ServicePortName,
+    pub name: Arc<ServicePortName>,
     /// Cluster IP.
     pub cluster_ip: IpAddr,
     /// Port of every frontend but the node port.
@@ -81,10 +81,10 @@ impl ServicePort {
         let family = Family::of(cluster_ip);
         let external_local = is_external_local(service);
         Self {
-            name: ServicePortName {
+            name: Arc::new(ServicePortName {
                 service: service.key.clone(),
                 port: PortKey { name: Arc::clone(&port.name), protocol: port.protocol },
-            },
+            }),
             cluster_ip,
             port: port.port,
             node_port: port.node_port,

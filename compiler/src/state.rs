@@ -1,7 +1,7 @@
 //! The tracker: Services and EndpointSlices of one family as last seen, and which Services changed since last asked.
 //!
 //! Invariants: only what rules are made from is kept and compared, so that a change of metadata is no change; slices may
-//! come before their Service; order of arrival does not matter.
+//! come before their Service; order of arrival does not matter; no text is held twice but names of slices.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -9,31 +9,52 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_objects::{EndpointSlice, Family, Hints, NodeName, Service, ServiceKey, labels, parse_address};
+use fairlead_objects::{
+    EndpointSlice, Family, Hints, Interner, NodeName, Service, ServiceKey, labels, parse_address,
+};
 
 use crate::{
     endpoint::{Endpoint, EndpointHints, Endpoints, PortKey},
     service_port::ServicePort,
 };
 
+/// The namespace of objects without one.
+const DEFAULT_NAMESPACE: &str = "default";
+
 /// Services and merged slices of one family.
 #[derive(Clone, Debug)]
 pub struct ProxyState {
     family: Family,
-    services: BTreeMap<ServiceKey, Vec<ServicePort>>,
-    /// Slices of each Service, in the order of their names. Most have one, for which a map would be large.
-    slices: BTreeMap<ServiceKey, Vec<(Arc<str>, Slice)>>,
-    /// Which Service a slice, by namespace and name, belonged to when last seen.
-    owners: BTreeMap<(Arc<str>, Arc<str>), ServiceKey>,
+    services: BTreeMap<ServiceKey, Known>,
+    /// Which Service of its namespace a slice, by namespace and name, belonged to when last seen.
+    owners: BTreeMap<(Arc<str>, Arc<str>), Arc<str>>,
+    shared: Shared,
     endpoint_count: usize,
     dirty: BTreeSet<ServiceKey>,
+}
+
+/// What is known of a Service.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// None if the Service is absent.
+    ports: Box<[ServicePort]>,
+    /// In the order of their names. Most have one, for which a map would be large.
+    slices: Vec<(Arc<str>, Slice)>,
+}
+
+/// What many Services and endpoints have in common.
+#[derive(Clone, Debug, Default)]
+struct Shared {
+    /// Namespaces, names of ports and nodes.
+    words: Interner<str>,
+    hints: Interner<EndpointHints>,
 }
 
 /// What is kept of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Slice {
-    ports: Vec<(PortKey, u16)>,
-    endpoints: Vec<SliceEndpoint>,
+    ports: Box<[(PortKey, u16)]>,
+    endpoints: Box<[SliceEndpoint]>,
 }
 
 /// What is kept of an endpoint in a slice.
@@ -54,8 +75,8 @@ impl ProxyState {
         Self {
             family,
             services: BTreeMap::new(),
-            slices: BTreeMap::new(),
             owners: BTreeMap::new(),
+            shared: Shared::default(),
             endpoint_count: 0,
             dirty: BTreeSet::new(),
         }
@@ -68,18 +89,32 @@ impl ProxyState {
 
     /// Takes in a new or changed Service. One that nodes have nothing to do for counts as absent.
     pub fn set_service(&mut self, service: &Service) {
-        let ports = ServicePort::of(service, self.family);
+        let mut ports = ServicePort::of(service, self.family);
         if ports.is_empty() {
-            self.remove_service(&service.key);
-        } else if self.services.get(&service.key) != Some(&ports) {
-            self.services.insert(service.key.clone(), ports);
-            self.dirty.insert(service.key.clone());
+            return self.remove_service(&service.key);
+        }
+        let key = self.key(service.key.clone());
+        for port in &mut ports {
+            let name = Arc::make_mut(&mut port.name);
+            name.service = key.clone();
+            name.port.name = self.shared.words.share(Arc::clone(&name.port.name));
+        }
+        let known = self.services.entry(key.clone()).or_default();
+        if *known.ports != *ports {
+            known.ports = ports.into();
+            self.dirty.insert(key);
         }
     }
 
     /// Forgets a Service. Its slices stay until they are removed.
     pub fn remove_service(&mut self, key: &ServiceKey) {
-        if self.services.remove(key).is_some() {
+        if let Some(known) = self.services.get_mut(key)
+            && !known.ports.is_empty()
+        {
+            known.ports = Box::default();
+            if known.slices.is_empty() {
+                self.services.remove(key);
+            }
             self.dirty.insert(key.clone());
         }
     }
@@ -88,18 +123,18 @@ impl ProxyState {
     /// Service, or labelled as headless.
     pub fn set_slice(&mut self, slice: &EndpointSlice) {
         let Some(name) = slice.metadata.name.as_deref() else { return };
-        let namespace = slice.metadata.namespace.as_deref().unwrap_or("default");
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
         let owner = slice.service_key().filter(|_| {
             slice.address_type.family() == Some(self.family) && slice.label(labels::HEADLESS).is_none()
         });
-        let id: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
-        if self.owners.get(&id) != owner.as_ref() {
+        let id = self.slice_id(namespace, name);
+        if self.owners.get(&id) != owner.as_ref().map(|owner| &owner.name) {
             self.remove_slice(namespace, name);
         }
-        let Some(owner) = owner else { return };
-        let lean = Slice::of(slice, self.family);
+        let Some(owner) = owner.map(|owner| self.key(owner)) else { return };
+        let lean = Slice::of(slice, self.family, &mut self.shared);
         let count = lean.count();
-        let slices = self.slices.entry(owner.clone()).or_default();
+        let slices = &mut self.services.entry(owner.clone()).or_default().slices;
         match slices.iter_mut().find(|(known, _)| *known == id.1) {
             Some((_, stored)) if *stored == lean => return,
             Some((_, stored)) => self.endpoint_count -= std::mem::replace(stored, lean).count(),
@@ -110,22 +145,38 @@ impl ProxyState {
             }
         }
         self.endpoint_count += count;
-        self.owners.insert(id, owner.clone());
+        self.owners.insert(id, Arc::clone(&owner.name));
         self.dirty.insert(owner);
     }
 
     /// Forgets a slice.
     pub fn remove_slice(&mut self, namespace: &str, name: &str) {
-        let Some(owner) = self.owners.remove(&(namespace.into(), name.into())) else { return };
-        if let Entry::Occupied(mut slices) = self.slices.entry(owner.clone()) {
-            if let Some(place) = slices.get().iter().position(|(known, _)| **known == *name) {
-                self.endpoint_count -= slices.get_mut().remove(place).1.count();
+        let id = self.slice_id(namespace, name);
+        let Some(owner) = self.owners.remove(&id) else { return };
+        let owner = ServiceKey { namespace: id.0, name: owner };
+        if let Entry::Occupied(mut known) = self.services.entry(owner.clone()) {
+            let Known { ports, slices } = known.get_mut();
+            if let Some(place) = slices.iter().position(|(known, _)| **known == *name) {
+                self.endpoint_count -= slices.remove(place).1.count();
             }
-            if slices.get().is_empty() {
-                slices.remove();
+            if slices.is_empty() && ports.is_empty() {
+                known.remove();
             }
         }
         self.dirty.insert(owner);
+    }
+
+    /// The key as it is held, so that no text is held twice.
+    fn key(&mut self, key: ServiceKey) -> ServiceKey {
+        match self.services.get_key_value(&key) {
+            Some((known, _)) => known.clone(),
+            None => ServiceKey { namespace: self.shared.words.share(key.namespace), ..key },
+        }
+    }
+
+    fn slice_id(&mut self, namespace: &str, name: &str) -> (Arc<str>, Arc<str>) {
+        let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
+        (self.shared.words.word(namespace), name.into())
     }
 
     /// Services whose rules may have changed since the last call.
@@ -135,12 +186,13 @@ impl ProxyState {
 
     /// All Services, in order.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &[ServicePort])> {
-        self.services.iter().map(|(key, ports)| (key, ports.as_slice()))
+        let present = self.services.iter().filter(|(_, known)| !known.ports.is_empty());
+        present.map(|(key, known)| (key, &*known.ports))
     }
 
     /// The ports of a Service; empty if it is absent.
     pub fn ports(&self, key: &ServiceKey) -> &[ServicePort] {
-        self.services.get(key).map_or(&[], Vec::as_slice)
+        self.services.get(key).map_or(&[], |known| &known.ports)
     }
 
     /// Endpoints in all slices, times ports.
@@ -152,7 +204,7 @@ impl ProxyState {
     /// terminating wins over what is.
     pub fn endpoints(&self, key: &ServiceKey) -> Endpoints {
         let mut merged: BTreeMap<PortKey, BTreeMap<SocketAddr, Endpoint>> = BTreeMap::new();
-        for (_, slice) in self.slices.get(key).into_iter().flatten() {
+        for slice in self.slices(key) {
             for (port, number) in &slice.ports {
                 let endpoints = merged.entry(port.clone()).or_default();
                 for endpoint in &slice.endpoints {
@@ -172,9 +224,8 @@ impl ProxyState {
     /// slice counts here, and any of them under kube-proxy.
     pub fn has_contradicting_slices(&self, key: &ServiceKey) -> bool {
         let mut listed: BTreeMap<(&PortKey, SocketAddr), Endpoint> = BTreeMap::new();
-        let slices = self.slices.get(key).into_iter().flatten().map(|(_, slice)| slice);
         for (slice, (port, number)) in
-            slices.flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
+            self.slices(key).flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
         {
             for endpoint in slice.endpoints.iter().filter(|endpoint| !endpoint.terminating) {
                 let endpoint = endpoint.at(*number);
@@ -185,6 +236,11 @@ impl ProxyState {
             }
         }
         false
+    }
+
+    fn slices(&self, key: &ServiceKey) -> impl Iterator<Item = &Slice> {
+        let slices = self.services.get(key).map(|known| known.slices.iter());
+        slices.into_iter().flatten().map(|(_, slice)| slice)
     }
 
     /// What the health check of a Service counts: distinct addresses of ready endpoints on `node`, over all ports.
@@ -203,24 +259,25 @@ fn sorted(endpoints: BTreeMap<SocketAddr, Endpoint>) -> Vec<Endpoint> {
 }
 
 impl Slice {
-    fn of(slice: &EndpointSlice, family: Family) -> Self {
+    fn of(slice: &EndpointSlice, family: Family, shared: &mut Shared) -> Self {
         let ports = slice.ports.iter().filter_map(|port| {
             let number = u16::try_from(port.port?).ok().filter(|number| *number != 0)?;
-            let name = port.name.as_deref().unwrap_or_default().into();
+            let name = shared.words.word(port.name.as_deref().unwrap_or_default());
             Some((PortKey { name, protocol: port.protocol.unwrap_or_default() }, number))
         });
+        let ports = ports.collect();
         let endpoints = slice.endpoints.iter().filter_map(|endpoint| {
             let address = parse_address(endpoint.addresses.first()?).ok()?;
             (Family::of(address) == family).then(|| SliceEndpoint {
                 address,
-                node: endpoint.node_name.as_deref().map(Into::into),
+                node: endpoint.node_name.as_deref().map(|node| shared.words.word(node)),
                 ready: endpoint.conditions.ready.unwrap_or(true),
                 serving: endpoint.conditions.serving.unwrap_or(true),
                 terminating: endpoint.conditions.terminating.unwrap_or(false),
-                hints: endpoint.hints.as_deref().map(|hints| Arc::new(hints.into())),
+                hints: endpoint.hints.as_deref().map(|hints| shared.hints.share(Arc::new(hints.into()))),
             })
         });
-        Self { ports: ports.collect(), endpoints: endpoints.collect() }
+        Self { endpoints: endpoints.collect(), ports }
     }
 
     fn count(&self) -> usize {

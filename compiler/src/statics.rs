@@ -30,7 +30,7 @@ pub(crate) fn chains(config: &Config, facts: &NodeFacts) -> Vec<(Table, ChainNam
     let firewall = if config.localhost_node_ports_active(facts.family) {
         Chain::from(vec![block_loopback()])
     } else {
-        Chain { rules: Vec::new(), shared: true }
+        Chain { shared: true, ..Chain::default() }
     };
     vec![
         (Table::Filter, wellknown::FORWARD.into(), forward(config, facts.family).into()),
@@ -126,7 +126,7 @@ pub(crate) fn node_port_dispatch(config: &Config, facts: &NodeFacts) -> Vec<Rule
 /// The jumps of [`all_jumps`] as this kernel can have them.
 pub(crate) fn jumps(config: &Config, facts: &NodeFacts) -> Vec<Jump> {
     let adapted = all_jumps().into_iter().flat_map(|Jump { table, from, rule }| {
-        let rules = substitutes::adapted(vec![rule], config, facts);
+        let rules = substitutes::adapted_rule(rule, config, facts);
         rules.into_iter().map(move |rule| Jump { table: table.clone(), from: from.clone(), rule })
     });
     adapted.collect()

@@ -7,7 +7,7 @@
 //! Invariants: with a complete kernel rules stay as they are; whatever is missing, nothing is masqueraded or accepted but
 //! what goes to a Service, and what a Service refuses is refused.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use fairlead_objects::Family;
 use ipnet::IpNet;
@@ -17,26 +17,39 @@ use crate::{
     facts::NodeFacts,
     matches::{AddressSide, ConnStates, Match},
     rule::{Rule, Target},
+    rules::Rules,
     statics::loopback_v4,
 };
 
 /// The rules of a chain as this kernel can have them.
-pub(crate) fn adapted(rules: Vec<Rule>, config: &Config, facts: &NodeFacts) -> Vec<Rule> {
-    let Config { comments, conn_state, marks, address_types, reject, masquerade, .. } = config;
-    if *comments && *conn_state && *marks && *address_types && *reject && *masquerade {
+pub(crate) fn adapted(rules: Rules, config: &Config, facts: &NodeFacts) -> Rules {
+    if lacks_nothing(config) {
         return rules;
     }
-    let mut adapted = Vec::with_capacity(rules.len());
-    for rule in rules {
-        let rule = without_target(rule, config).and_then(|rule| without_states(rule, config));
-        if let Some(mut rule) = rule {
-            if !comments {
-                rule.comment = None;
-            }
-            adapted.extend(without_address_types(rule, config, facts));
-        }
+    // Most rules need nothing that may be missing.
+    let stands_in = |rule: Arc<Rule>| match adapted_rule(Rule::clone(&rule), config, facts) {
+        adapted if adapted.iter().eq([&*rule]) => vec![rule],
+        adapted => adapted.into_iter().map(Rule::shared).collect(),
+    };
+    rules.shared().flat_map(stands_in).collect()
+}
+
+fn lacks_nothing(config: &Config) -> bool {
+    let Config { comments, conn_state, marks, address_types, reject, masquerade, .. } = config;
+    *comments && *conn_state && *marks && *address_types && *reject && *masquerade
+}
+
+/// What this kernel can have of a rule.
+pub(crate) fn adapted_rule(rule: Rule, config: &Config, facts: &NodeFacts) -> Vec<Rule> {
+    if lacks_nothing(config) {
+        return vec![rule];
     }
-    adapted
+    let rule = without_target(rule, config).and_then(|rule| without_states(rule, config));
+    let Some(mut rule) = rule else { return Vec::new() };
+    if !config.comments {
+        rule.comment = None;
+    }
+    without_address_types(rule, config, facts)
 }
 
 /// The rule with a target that the kernel has, or not at all.

@@ -6,7 +6,8 @@
 //!  sent by the node: nat OUTPUT ─> filter OUTPUT ─> nat POSTROUTING ─> local? ─ yes ─> filter INPUT
 //! ```
 //!
-//! A random match splits the walk in two; probabilities are exact. Affinity lists are empty. A match that we do not
+//! A random match splits the walk in two; probabilities are exact. Affinity lists are empty; who would be in one afterwards,
+//! and for how long, is told. A match that we do not
 //! understand never holds, and a target that we do not understand does nothing: a trace tells what the typed rules do.
 //! `raw`, `mangle` and the node's routes and policies beyond "local or not" are not looked at.
 //!
@@ -15,11 +16,13 @@
 mod fate;
 mod index;
 mod packet;
+mod recall;
 mod walk;
 
 pub use fate::{Discord, Fate};
 use index::Index;
 pub(crate) use index::asked_for;
+use recall::Recalls;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -145,6 +148,9 @@ pub struct Trace {
     pub targets: Vec<Destination>,
     /// Whether the source is rewritten, on any way.
     pub masquerade: bool,
+    /// Share of the connections after which the client is led to the same endpoint again, by the seconds within which it has
+    /// to come back.
+    pub affinity: BTreeMap<u32, Share>,
     /// The rules that held, on any way, in the order in which they were met.
     pub path: Vec<Step>,
 }
@@ -156,10 +162,12 @@ pub fn trace(dump: &Dump, packet: &Packet, host: &Host) -> Trace {
         shares: BTreeMap::new(),
         targets: Vec::new(),
         masquerade: false,
+        affinity: BTreeMap::new(),
         path: Vec::new(),
     };
     let mut seen = HashSet::new();
-    let rules = walk::Rules { dump, index: &Index::default(), told: true, invalid: false };
+    let (index, recalls) = (&Index::default(), &Recalls::of(dump));
+    let rules = walk::Rules { dump, index, recalls, told: true, invalid: false };
     for end in walk::ends(rules, packet, host) {
         result.add(end, &mut seen);
     }
@@ -172,12 +180,13 @@ pub fn trace(dump: &Dump, packet: &Packet, host: &Host) -> Trace {
 pub struct Tracer<'a> {
     dump: &'a Dump,
     index: Index<'a>,
+    recalls: Recalls<'a>,
 }
 
 impl<'a> Tracer<'a> {
     /// Under these rules.
     pub fn new(dump: &'a Dump) -> Self {
-        Self { dump, index: Index::of(dump) }
+        Self { dump, index: Index::of(dump), recalls: Recalls::of(dump) }
     }
 
     /// What becomes of the first packet of a connection: what [`trace`] says, at a fraction of the cost.
@@ -193,7 +202,8 @@ impl<'a> Tracer<'a> {
 
     fn walk(&self, packet: &Packet, host: &Host, invalid: bool) -> Fate {
         let mut fate = Fate::default();
-        let rules = walk::Rules { dump: self.dump, index: &self.index, told: false, invalid };
+        let Self { dump, index, recalls } = self;
+        let rules = walk::Rules { dump, index, recalls, told: false, invalid };
         for end in walk::ends(rules, packet, host) {
             fate.add(&end);
         }
@@ -204,7 +214,7 @@ impl<'a> Tracer<'a> {
 impl Trace {
     /// `seen`: the steps that are in the path already.
     fn add(&mut self, end: walk::End, seen: &mut HashSet<Step>) {
-        let walk::End { outcome, address, port, masquerade, share, path } = end;
+        let walk::End { outcome, address, port, masquerade, affinity, share, path } = end;
         let sum = self.shares.entry(outcome).or_insert(Share::NONE);
         *sum = sum.or(share);
         self.masquerade |= masquerade;
@@ -216,6 +226,7 @@ impl Trace {
         if outcome != Outcome::Accepted {
             return;
         }
+        add_affinity(&mut self.affinity, affinity, share);
         let same = |target: &&mut Destination| {
             target.address == address && target.port == port && target.masquerade == masquerade
         };
@@ -223,5 +234,12 @@ impl Trace {
             Some(target) => target.probability = target.probability.or(share),
             None => self.targets.push(Destination { address, port, probability: share, masquerade }),
         }
+    }
+}
+
+fn add_affinity(shares: &mut BTreeMap<u32, Share>, affinity: Option<u32>, share: Share) {
+    if let Some(seconds) = affinity {
+        let sum = shares.entry(seconds).or_insert(Share::NONE);
+        *sum = sum.or(share);
     }
 }

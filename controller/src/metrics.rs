@@ -181,7 +181,7 @@ impl Metrics {
         );
         ours.register(
             "other_writers",
-            "Other controllers that were seen, at start, to write the same objects",
+            "Other controllers that were seen to write the same objects, in the last quarter of an hour",
             self.other_writers.clone(),
         );
     }

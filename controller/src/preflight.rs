@@ -1,8 +1,9 @@
 //! Preflight: is another controller writing the objects that this one is about to write?
 //!
 //! Two controllers with the same manager labels converge while they agree and fight while they do not, so this should be
-//! known early. Managed fields tell who wrote an object last and when; the index does not hold them, so a few objects are
-//! looked at, at start and once more a little later.
+//! known early, and also when the other comes back later: an upgrade of the control plane writes its flags anew. Managed fields
+//! tell who wrote an object last and when; the index does not hold them, so a few objects are looked at, at start and every
+//! few minutes.
 //!
 //! Invariants: it only reads and warns. Nothing waits for it, and its failure is no failure of the daemon.
 
@@ -16,6 +17,7 @@ use kube::{
     api::{ListParams, PartialObjectMeta},
     core::Resource,
 };
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{execute::FIELD_MANAGER, metrics::Metrics};
 
@@ -25,6 +27,8 @@ const SAMPLE: u32 = 100;
 const RECENTLY: Duration = Duration::from_mins(2);
 /// When to look again. What others wrote after our start was written beside us.
 const AGAIN: Duration = Duration::from_mins(2);
+/// Whoever has not been seen to write for so long is taken to be gone.
+const SILENCE: Duration = Duration::from_mins(15);
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,26 +46,90 @@ impl fmt::Display for Sighting {
     }
 }
 
-/// Looks twice, and says whom it saw. The second look goes by the API server's clock only, in case ours is another time.
-pub async fn run(client: Client, metrics: Arc<Metrics>) {
-    let start = Timestamp::now();
-    let recently = start.saturating_sub(RECENTLY).unwrap_or(start);
-    let newest = look(&client, &metrics, recently, false).await.unwrap_or(start);
-    tokio::time::sleep(AGAIN).await;
-    // Managed fields know whole seconds.
-    let since = newest.saturating_add(Duration::from_secs(1)).unwrap_or(newest);
-    look(&client, &metrics, since, true).await;
+/// What a look showed.
+struct Look {
+    /// Others, each with its newest write.
+    writers: BTreeMap<String, Sighting>,
+    /// When anybody wrote last.
+    newest: Option<Timestamp>,
 }
 
-/// Returns when anybody wrote last, as far as was seen.
-async fn look(client: &Client, metrics: &Metrics, since: Timestamp, beside_us: bool) -> Option<Timestamp> {
+/// Others that are at work, as far as is known.
+#[derive(Default)]
+struct Others(BTreeMap<String, Other>);
+
+struct Other {
+    seen: Instant,
+    beside_us: bool,
+}
+
+impl Others {
+    /// Says who is new. What was written before our start may have been the end of it.
+    fn take(&mut self, writers: BTreeMap<String, Sighting>, beside_us: bool) {
+        for (manager, sighting) in writers {
+            let known = self.0.get(&manager).map(|other| other.beside_us);
+            match (beside_us, known) {
+                (true, None | Some(false)) => tracing::warn!(
+                    manager,
+                    "another controller writes the same objects: it wrote {sighting}, after this one started; switch its \
+                     endpoint controllers off, or run this one with --shadow"
+                ),
+                (false, None) => tracing::warn!(
+                    manager,
+                    "another controller has just written the same objects: it wrote {sighting}; if that is not a hand-over, \
+                     switch its endpoint controllers off, or run this one with --shadow"
+                ),
+                _ => {}
+            }
+            self.0.insert(manager, Other { seen: Instant::now(), beside_us });
+        }
+    }
+
+    /// Forgets who is silent.
+    fn forget(&mut self) {
+        self.0.retain(|manager, other| {
+            let is_silent = other.seen.elapsed() >= SILENCE;
+            if is_silent {
+                let minutes = SILENCE.as_secs() / 60;
+                tracing::info!(manager, "the other controller was not seen to write for {minutes} minutes");
+            }
+            !is_silent
+        });
+    }
+}
+
+/// Looks again and again, and says whom it saw. Looks after the first go by the API server's clock only, in case ours is
+/// another time. Never ends: drop it.
+pub async fn run(client: Client, metrics: Arc<Metrics>) {
+    let start = Timestamp::now();
+    let mut others = Others::default();
+    let mut newest = start;
+    if let Some(first) = look(&client, start.saturating_sub(RECENTLY).unwrap_or(start)).await {
+        newest = first.newest.unwrap_or(start);
+        others.take(first.writers, false);
+    }
+    loop {
+        others.forget();
+        metrics.other_writers(others.0.len());
+        sleep(AGAIN).await;
+        // Managed fields know whole seconds.
+        let since = newest.saturating_add(Duration::from_secs(1)).unwrap_or(newest);
+        if let Some(look) = look(&client, since).await {
+            newest = look.newest.map_or(newest, |latest| latest.max(newest));
+            others.take(look.writers, true);
+        }
+    }
+}
+
+/// Whoever wrote since then.
+async fn look(client: &Client, since: Timestamp) -> Option<Look> {
     let both = async {
         tokio::try_join!(
             sample::<EndpointSlice>(client, labels::SLICE_MANAGED_BY, labels::SLICE_CONTROLLER),
             sample::<Endpoints>(client, labels::ENDPOINTS_MANAGED_BY, labels::ENDPOINTS_CONTROLLER),
         )
     };
-    let (slices, endpoints) = match tokio::time::timeout(PATIENCE, both).await {
+    let (slices, endpoints) = match timeout(PATIENCE, both).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             tracing::debug!("cannot look for other writers: {}", failure::sentence(&error));
@@ -75,26 +143,11 @@ async fn look(client: &Client, metrics: &Metrics, since: Timestamp, beside_us: b
     let mut writers = BTreeMap::new();
     sightings("EndpointSlice", "f:endpoints", &slices, since, &mut writers);
     sightings("Endpoints", "f:subsets", &endpoints, since, &mut writers);
-    metrics.other_writers(writers.len());
-    for (manager, sighting) in &writers {
-        if beside_us {
-            tracing::warn!(
-                manager,
-                "another controller writes the same objects: it wrote {sighting}, after this one started; switch its \
-                 endpoint controllers off, or run this one with --shadow"
-            );
-        } else {
-            tracing::warn!(
-                manager,
-                "another controller has just written the same objects: it wrote {sighting}; if that is not a hand-over, \
-                 switch its endpoint controllers off, or run this one with --shadow"
-            );
-        }
-    }
     let times =
         slices.iter().map(|object| &object.metadata).chain(endpoints.iter().map(|object| &object.metadata));
     let times = times.flat_map(|metadata| metadata.managed_fields.iter().flatten());
-    times.filter_map(|entry| Some(entry.time.as_ref()?.0)).max()
+    let newest = times.filter_map(|entry| Some(entry.time.as_ref()?.0)).max();
+    Some(Look { writers, newest })
 }
 
 async fn sample<K>(client: &Client, label: &str, value: &str) -> kube::Result<Vec<PartialObjectMeta<K>>>
@@ -140,7 +193,7 @@ fn written<'a>(entry: &'a ManagedFieldsEntry, field: &str) -> Option<(&'a str, T
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::{Router, extract::Request, response::IntoResponse as _};
     use fairlead_daemon::metrics::Metrics as Exposition;
@@ -179,15 +232,16 @@ mod tests {
         assert_eq!(seen(&objects), [("kube-controller-manager".to_owned(), "default/b".to_owned())]);
     }
 
-    /// How many others are counted in the end, by an API server whose clock is far behind and where another writes the slices
-    /// at these seconds, the first before we start, the second before the second look.
-    async fn others_after(seconds: [u8; 2]) -> bool {
-        let look = Arc::new(AtomicU8::new(0));
+    /// How many others are counted after each look of an API server whose clock is far behind, and where another wrote the
+    /// slices at these seconds; the first look is before we start.
+    async fn others_after(seconds: &'static [u8]) -> Vec<bool> {
+        let looks = Arc::new(AtomicUsize::new(0));
         let answer = async move |request: Request| {
             let mut items = Vec::new();
             if request.uri().path().ends_with("/endpointslices") {
-                let second = seconds[usize::from(look.fetch_add(1, Ordering::Relaxed))];
-                let fields = json!([entry("kube-controller-manager", second, &json!({"f:endpoints": {}}))]);
+                let look = looks.fetch_add(1, Ordering::Relaxed).min(seconds.len() - 1);
+                let fields =
+                    json!([entry("kube-controller-manager", seconds[look], &json!({"f:endpoints": {}}))]);
                 items.push(serde_json::to_value(slice("a", &fields)).unwrap());
             }
             let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
@@ -196,14 +250,32 @@ mod tests {
         };
         let exposition = Exposition::new();
         let metrics = Arc::new(Metrics::new(&exposition));
-        run(Client::new(Router::new().fallback(answer), "default"), metrics).await;
-        exposition.encode().unwrap().contains("fairlead_other_writers 1")
+        let client = Client::new(Router::new().fallback(answer), "default");
+        let looking = tokio::spawn(run(client, metrics));
+        let mut counted = Vec::new();
+        for _ in seconds {
+            // On paused time: past the next look, and far from the one after it.
+            sleep(AGAIN / 2).await;
+            counted.push(exposition.encode().unwrap().contains("fairlead_other_writers 1"));
+            sleep(AGAIN / 2).await;
+        }
+        looking.abort();
+        counted
     }
 
     #[tokio::test(start_paused = true)]
     async fn writes_beside_us_are_seen_whatever_our_clock_says() {
-        assert!(others_after([10, 20]).await);
-        assert!(!others_after([10, 10]).await);
+        assert_eq!(others_after(&[10, 20]).await, [false, true]);
+        assert_eq!(others_after(&[10, 10]).await, [false, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writer_that_comes_back_later_is_seen_and_forgotten_when_it_is_silent() {
+        let counted = others_after(&[10, 10, 10, 10, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20]).await;
+        let (before, after) = counted.split_at(4);
+        assert!(!before.contains(&true), "{counted:?}");
+        // Every two minutes, for a quarter of an hour.
+        assert_eq!(after, [true, true, true, true, true, true, true, true, false, false]);
     }
 
     #[test]

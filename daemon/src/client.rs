@@ -5,6 +5,8 @@
 //! whose other end has vanished is given up within half a minute, also when nothing is to be sent: a watch on it would be
 //! silent for ever.
 
+mod proxy;
+
 use std::{path::PathBuf, time::Duration};
 
 use axum::{
@@ -15,23 +17,30 @@ use clap::{
     Args,
     builder::{OsStringValueParser, TypedValueParser as _},
 };
-use hyper::body::Incoming;
+use hyper::{
+    body::Incoming,
+    rt::{Read, Write},
+};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
+    client::legacy::{
+        self,
+        connect::{Connection, HttpConnector},
+    },
     rt::TokioExecutor,
 };
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder, ConfigExt as _},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use serde::Serialize;
 use tower::{
-    Layer as _, ServiceExt as _,
+    Layer as _, Service, ServiceExt as _,
     util::{BoxCloneSyncService, option_layer},
 };
 
+use self::proxy::{Environment, Proxy};
 use crate::{failure, pace::PaceLayer, throttle::Throttle};
 
 /// How long connecting may take.
@@ -146,26 +155,30 @@ impl ClientFlags {
         // Empty text is no value, as in Kubernetes' own programs.
         let master = self.master.as_deref().filter(|url| !url.is_empty()).map(parse_master).transpose()?;
         let kubeconfig = self.kubeconfig.as_ref().filter(|path| !path.as_os_str().is_empty());
-        let mut config = match (kubeconfig, &master) {
-            (Some(path), _) => from_file(path).await?,
-            (None, Some(url)) => Config::new(url.clone()),
-            (None, None) if std::env::var_os(IN_CLUSTER).is_some() => Config::incluster()
-                .map_err(|error| ClientError::Missing { reason: failure::chain(&error) })?,
-            (None, None) => Config::from_kubeconfig(&KubeConfigOptions::default())
-                .await
-                .map_err(|error| ClientError::Missing { reason: failure::chain(&error) })?,
-        };
-        if let Some(url) = master {
-            config.cluster_url = url;
+        let missing = |error: KubeconfigError| ClientError::Missing { reason: failure::chain(&error) };
+        match (kubeconfig, master) {
+            (Some(path), master) => from_file(path, master).await,
+            (None, Some(url)) => {
+                let mut config = Config::new(url);
+                let settled = proxy::settle(&mut config, None, &Environment::here());
+                settled.map_err(KubeconfigError::ParseProxyUrl).map_err(missing)?;
+                Ok(config)
+            }
+            (None, None) if std::env::var_os(IN_CLUSTER).is_some() => {
+                Config::incluster().map_err(|error| ClientError::Missing { reason: failure::chain(&error) })
+            }
+            (None, None) => {
+                let kubeconfig = Kubeconfig::read().map_err(missing)?;
+                configuration(kubeconfig, &KubeConfigOptions::default(), None).await.map_err(missing)
+            }
         }
-        Ok(config)
     }
 }
 
 impl Clients {
     /// The server's URL, for messages.
     pub fn server(&self) -> String {
-        self.config.cluster_url.to_string()
+        place(&self.config)
     }
 
     /// A client whose requests fail when no answer arrives within `timeout`; not for watches.
@@ -185,27 +198,79 @@ impl Clients {
     }
 }
 
+/// What a kubeconfig comes to: its server, or another one, and the proxy on the way there.
+pub async fn configuration(
+    kubeconfig: Kubeconfig,
+    options: &KubeConfigOptions,
+    server: Option<Uri>,
+) -> Result<Config, KubeconfigError> {
+    let named = proxy::named(&kubeconfig, options.context.as_deref());
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, options).await?;
+    if let Some(server) = server {
+        config.cluster_url = server;
+    }
+    proxy::settle(&mut config, named.as_deref(), &Environment::here())
+        .map_err(KubeconfigError::ParseProxyUrl)?;
+    Ok(config)
+}
+
+/// A client for a configuration, which says how long it waits.
+pub fn client(config: Config) -> kube::Result<Client> {
+    let stack = stack(&config, UNACKNOWLEDGED)?;
+    Ok(ClientBuilder::new(stack, config.default_namespace).build())
+}
+
+/// Where requests go, for messages.
+pub fn place(config: &Config) -> String {
+    let server = &config.cluster_url;
+    match &config.proxy_url {
+        Some(url) => format!("{server} through the proxy {}", proxy::bare(url)),
+        None => server.to_string(),
+    }
+}
+
 type Stack = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
 
 fn connect(config: Config, unacknowledged: Duration) -> Result<ClientBuilder<Stack>, ClientError> {
-    let server = config.cluster_url.to_string();
+    let server = place(&config);
     stack(&config, unacknowledged)
         .map(|stack| ClientBuilder::new(stack, config.default_namespace))
         .map_err(|error| unusable(server, &error))
 }
 
-/// What kube makes of a configuration, on sockets of our own.
+/// What kube makes of a configuration, on sockets of our own, through the proxy that it names.
 fn stack(config: &Config, unacknowledged: Duration) -> kube::Result<Stack> {
-    if let Some(proxy_url) = config.proxy_url.clone().map(Box::new) {
-        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url });
-    }
     let mut sockets = HttpConnector::new();
     sockets.enforce_http(false);
     sockets.set_nodelay(true);
     sockets.set_tcp_user_timeout(Some(unacknowledged));
     sockets.set_keepalive(Some(SILENCE));
     sockets.set_keepalive_interval(Some(AGAIN));
-    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(sockets)?);
+    let Some(url) = &config.proxy_url else { return over(config, sockets) };
+    let unsupported = || kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy::bare(url)) };
+    let proxy = Proxy::at(url).ok_or_else(unsupported)?;
+    match proxy.scheme() {
+        "http" => over(config, proxy.tunnel(sockets)),
+        "https" => {
+            // What the server is to be called is no name of the proxy.
+            let mut to_proxy = config.clone();
+            to_proxy.tls_server_name = None;
+            over(config, proxy.tunnel(to_proxy.rustls_https_connector_with_connector(sockets)?))
+        }
+        "socks5" | "socks5h" => over(config, proxy.socks(sockets)),
+        _ => Err(unsupported()),
+    }
+}
+
+/// The same on any connections.
+fn over<C>(config: &Config, connections: C) -> kube::Result<Stack>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: Connection + Read + Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<BoxError>,
+{
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(connections)?);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);
     connector.set_write_timeout(config.write_timeout);
@@ -221,13 +286,11 @@ fn unusable(server: String, error: &kube::Error) -> ClientError {
     ClientError::Setup { server, reason: failure::sentence(error) }
 }
 
-async fn from_file(path: &PathBuf) -> Result<Config, ClientError> {
-    let error = |error: kube::config::KubeconfigError| ClientError::File {
-        path: path.clone(),
-        reason: failure::chain(&error),
-    };
+async fn from_file(path: &PathBuf, server: Option<Uri>) -> Result<Config, ClientError> {
+    let error =
+        |error: KubeconfigError| ClientError::File { path: path.clone(), reason: failure::chain(&error) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)
+    configuration(kubeconfig, &KubeConfigOptions::default(), server).await.map_err(error)
 }
 
 fn parse_master(url: &str) -> Result<Uri, ClientError> {

@@ -7,7 +7,7 @@
 //!  signals ─> shutdown token ──> everything above
 //! ```
 //!
-//! `fairlead-controller` and `fairlead-programmer` depend on this crate, and the cli for [`failure`]; it depends on nothing of
+//! `fairlead-controller` and `fairlead-programmer` depend on this crate, and the cli for [`failure`] and [`client`]; it depends on nothing of
 //! ours.
 //!
 //! Invariants: nothing here decides what Kubernetes means, no error ends in a busy loop or a panic, and every error that a

@@ -2,13 +2,14 @@
 # Process 1 of a node: a machine of its own as far as network, mounts, processes, host name and cgroups go. It starts
 # containerd and kubelet and stays; killing it ends all of the node. Nothing of the machine outside is changed.
 #
-#   node.sh NAME FOLDER CGROUPS STORE NODE-PROGRAMS KUBELET POD-NETWORKS ADDRESSES
+#   node.sh NAME FOLDER CGROUPS STORE NODE-PROGRAMS KUBELET POD-NETWORKS ADDRESSES IPTABLES
 #
 # FOLDER holds the node's data, and kubelet.yaml and kubeconfig already; CGROUPS is a path below every hierarchy; STORE
-# is the containerd store that the node begins with. Networks and addresses are one per family, with a comma.
+# is the containerd store that the node begins with. Networks and addresses are one per family, with a comma. IPTABLES is
+# a folder whose iptables is the node's, or empty for that of this machine.
 set -euo pipefail
 
-name=$1 folder=$2 cgroups=$3 store=$4 programs=$5 kubelet=$6 pods=$7 addresses=$8
+name=$1 folder=$2 cgroups=$3 store=$4 programs=$5 kubelet=$6 pods=$7 addresses=$8 iptables=$9
 
 # What is started from here on is counted as the node's daemons, beside the Pods.
 for hierarchy in memory cpu cpuacct cpuset pids blkio devices freezer; do
@@ -85,7 +86,7 @@ oom_score = 0
 C
 
 libraries=$(echo "$programs"/usr/lib/*-linux-gnu)
-export PATH=$programs/usr/bin:$programs/usr/sbin:$PATH LD_LIBRARY_PATH=$libraries
+export PATH=${iptables:+$iptables:}$programs/usr/bin:$programs/usr/sbin:$PATH LD_LIBRARY_PATH=$libraries
 containerd --config /run/containerd.toml >>"$folder/containerd.log" 2>&1 &
 containerd=$!
 for _ in {1..300}; do

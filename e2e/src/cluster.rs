@@ -9,21 +9,25 @@
 pub mod cases;
 mod cgroups;
 mod control;
+mod document;
 pub mod install;
 pub mod judge;
 mod kind;
 mod node;
 pub mod operations;
 mod parts;
+mod requests;
+pub mod running;
+pub mod takeover;
 
 use std::{
-    process::Command,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     examples,
@@ -45,6 +49,7 @@ use judge::{Court, Judged};
 pub use kind::Kind;
 use node::{DNS_ADDRESS, Kubelet, Site};
 pub use parts::Parts;
+use running::{Asker, Running};
 
 /// How long nodes and Pods may take to be ready.
 const READY: Duration = Duration::from_mins(2);
@@ -63,7 +68,7 @@ pub struct Options {
     pub controller: Make,
     /// Whose programmers.
     pub programmer: Make,
-    /// Which iptables.
+    /// Which iptables nodes have.
     pub variant: Variant,
     /// How they are installed.
     pub install: Install,
@@ -141,7 +146,7 @@ impl Cluster {
         self.say("containerd and kubelet: all nodes are ready");
         match self.options.install {
             Install::Processes => install::start_processes(self)?,
-            Install::Chart => install::install_chart(self, install::Await::Ready)?,
+            Install::Chart => install::install_chart(self, install::Await::Ready, &[])?,
         }
         self.say("the programs under test");
         self.start_dns()?;
@@ -163,6 +168,7 @@ impl Cluster {
             cgroups: &cgroups,
             folder: &folder,
             families: self.options.families,
+            variant: self.options.variant,
         };
         for (node, namespace) in self.plan.iter().zip(&self.network.nodes) {
             self.kubelets.push(Kubelet::start(site, namespace, node)?);
@@ -204,18 +210,6 @@ impl Cluster {
         self.await_condition("Deployment", "kube-system", "coredns", "Available")
     }
 
-    /// Waits until a condition of an object is true.
-    pub fn await_condition(&self, kind: &str, namespace: &str, name: &str, condition: &str) -> Result<()> {
-        wait::until_ok(&format!("{kind} {name} to be {condition}"), READY, || {
-            let found: Option<Value> = self.kubernetes().get(kind, namespace, name)?;
-            let found = found.context("not there")?;
-            let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let is = conditions.iter().any(|it| it["type"] == condition && it["status"] == "True");
-            ensure!(is, "{}", Value::from(conditions));
-            Ok(())
-        })
-    }
-
     /// Fails when one of its programs has died.
     pub fn check(&mut self) -> Result<()> {
         self.control.check()?;
@@ -224,37 +218,6 @@ impl Cluster {
             controller.process().check()?;
         }
         self.programmers.iter_mut().try_for_each(|programmer| programmer.process().check())
-    }
-
-    /// Client of the API server, with all rights.
-    pub fn kubernetes(&self) -> &Kubernetes {
-        &self.control.kubernetes
-    }
-
-    /// Runs kubectl on the control plane's host, with all rights.
-    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let mut command = Command::new(self.tools.program("kubectl"));
-        command.envs(self.kubectl_environment()).args(args);
-        for proxy in processes::PROXIES {
-            command.env_remove(proxy);
-        }
-        self.network.control_plane.output(&mut command)
-    }
-
-    /// What kubectl needs to ask this cluster.
-    fn kubectl_environment(&self) -> [(&'static str, String); 2] {
-        let kubeconfig = self.control.pki.kubeconfig(pki::ADMIN).display().to_string();
-        [("KUBECONFIG", kubeconfig), ("HOME", self.record.dir().display().to_string())]
-    }
-
-    /// The host of the control plane.
-    pub fn control_plane(&self) -> &Arc<Netns> {
-        &self.network.control_plane
-    }
-
-    /// A host that knows the way to the nodes, and to nothing behind them.
-    pub fn outside(&self) -> &Arc<Netns> {
-        &self.network.outside
     }
 
     /// What the nodes are made of, and their hosts.
@@ -310,6 +273,24 @@ impl Judged for Cluster {
 
     fn say(&self, what: &str) {
         self.say(what);
+    }
+}
+
+impl Running for Cluster {
+    fn kubernetes(&self) -> &Kubernetes {
+        &self.control.kubernetes
+    }
+
+    fn addresses(&self) -> Result<Vec<(String, IpAddr)>> {
+        Ok(self.plan.iter().map(|node| (node.name.clone(), node.addresses.v4.into())).collect())
+    }
+
+    fn fetch(&self, from: Asker<'_>, address: SocketAddr, path: &str) -> Result<String> {
+        let host = match from {
+            Asker::Outside => Some(&self.network.outside),
+            Asker::Node(name) => self.nodes().find(|(node, _)| node.name == name).map(|(_, host)| host),
+        };
+        running::page(host.context("no such node")?, address, path)
     }
 }
 

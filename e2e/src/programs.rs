@@ -77,23 +77,32 @@ impl Variant {
     /// The `PATH` of a machine that has only this variant.
     fn search_path(self, record: &Record) -> Result<String> {
         let path = std::env::var("PATH").unwrap_or_default();
+        Ok(match self.in_front(record.dir().join("iptables-legacy"))? {
+            Some(dir) => format!("{}:{path}", dir.display()),
+            None => path,
+        })
+    }
+
+    /// What has to be the first folder in the `PATH` of a machine that has only this variant: `dir`, which is made if it is
+    /// not there; none where this machine's own is the variant.
+    pub(crate) fn in_front(self, dir: PathBuf) -> Result<Option<PathBuf>> {
         if self == Self::Nft {
-            return Ok(path);
+            return Ok(None);
         }
-        let dir = record.dir().join("iptables-legacy");
-        if !dir.exists() {
-            fs::create_dir(&dir)?;
-            let actions = ["", "-save", "-restore"];
-            for name in
-                ["iptables", "ip6tables"].iter().flat_map(|base| actions.map(|act| format!("{base}{act}")))
-            {
-                let wanted = self.program(&name);
-                let found =
-                    std::env::split_paths(&path).map(|place| place.join(&wanted)).find(|it| it.exists());
-                symlink(found.with_context(|| format!("no {wanted} (package iptables)"))?, dir.join(name))?;
-            }
+        if dir.exists() {
+            return Ok(Some(dir));
         }
-        Ok(format!("{}:{path}", dir.display()))
+        fs::create_dir(&dir)?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let actions = ["", "-save", "-restore"];
+        for name in
+            ["iptables", "ip6tables"].iter().flat_map(|base| actions.map(|act| format!("{base}{act}")))
+        {
+            let wanted = self.program(&name);
+            let found = std::env::split_paths(&path).map(|place| place.join(&wanted)).find(|it| it.exists());
+            symlink(found.with_context(|| format!("no {wanted} (package iptables)"))?, dir.join(name))?;
+        }
+        Ok(Some(dir))
     }
 }
 

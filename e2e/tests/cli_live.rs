@@ -89,6 +89,7 @@ fn up(bed: &mut Bed) -> Result<SocketAddr> {
     bed.add_pod(PodSpec::new("client", "client").on(1))?;
     let target = SocketAddr::new(bed.cluster_ip("my-service")?, 80);
     bed.await_servers(From::Node(1), Protocol::Tcp, target, &BOTH)?;
+    bed.await_endpoints("my-service", &BOTH)?;
     Ok(target)
 }
 

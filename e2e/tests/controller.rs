@@ -37,6 +37,7 @@ fn up(bed: &mut Bed) -> Result<SocketAddr> {
     bed.apply_example("my-service.yaml")?;
     let target = SocketAddr::new(bed.cluster_ip("my-service")?, 80);
     bed.await_servers(From::Node(1), Protocol::Tcp, target, &BOTH)?;
+    bed.await_endpoints("my-service", &BOTH)?;
     Ok(target)
 }
 
@@ -64,9 +65,8 @@ fn what_was_deleted_while_it_was_down_is_cleaned_up(bed: &mut Bed) -> Result<()>
     bed.start_controller(&SHORT_LEASE)?;
     bed.await_servers(From::Node(1), Protocol::Tcp, other, &["my-app-2"])?;
     wait::until_ok("Endpoints and slices of my-service to go", SETTLE, || {
-        assert_eq!(bed.names("Endpoints")?, ["my-service-nodeport"]);
-        let slices = bed.names("EndpointSlice")?;
-        ensure!(slices.len() == 1, "{slices:?}");
+        let (endpoints, slices) = (bed.names("Endpoints")?, bed.names("EndpointSlice")?);
+        ensure!(endpoints == ["my-service-nodeport"] && slices.len() == 1, "{endpoints:?} {slices:?}");
         Ok(())
     })?;
     bed.stop_controller()

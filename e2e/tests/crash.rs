@@ -94,6 +94,14 @@ fn await_death(recorded: &[String]) -> Result<()> {
     })
 }
 
+fn await_end(namespaces: &BTreeSet<PathBuf>) -> Result<()> {
+    wait::until_ok("the namespaces to be gone", Duration::from_secs(5), || {
+        let left: Vec<PathBuf> = namespaces.intersection(&namespaces_in_use()).cloned().collect();
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+}
+
 /// Every network namespace that some process is in or holds open.
 fn namespaces_in_use() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
@@ -118,11 +126,7 @@ fn a_killed_bed_leaves_only_a_folder_and_clean_bed_removes_it(bed: &mut Bed) -> 
     other.process.kill()?;
     other.process.wait()?;
     await_death(&recorded)?;
-    wait::until_ok("the namespaces to be gone", Duration::from_secs(5), || {
-        let left: Vec<PathBuf> = namespaces.intersection(&namespaces_in_use()).cloned().collect();
-        ensure!(left.is_empty(), "{left:?}");
-        Ok(())
-    })?;
+    await_end(&namespaces)?;
     assert!(other.dir.exists());
     let said = clean_bed()?;
     assert!(said.contains("1 dead bed"), "{said}");
@@ -139,7 +143,7 @@ fn a_dropped_bed_leaves_nothing(_: &mut Bed) -> Result<()> {
     assert!(other.process.wait()?.success());
     await_death(&recorded)?;
     assert!(!other.dir.exists());
-    assert_eq!(namespaces.intersection(&namespaces_in_use()).count(), 0);
+    await_end(&namespaces)?;
     assert_eq!(
         fs::read_to_string("/proc/self/net/dev")?.lines().count(),
         before,

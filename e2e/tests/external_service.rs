@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fairlead_e2e::{Bed, From, Outcome, PodSpec, Port, Protocol, bed::SETTLE, cases, suite, wait};
 use serde_json::{Value, json};
 
@@ -100,10 +100,7 @@ fn a_selector_replaces_the_mirrored_slices(bed: &mut Bed) -> Result<()> {
         ensure!(managers == ["endpointslice-controller.k8s.io"], "{managers:?}");
         Ok(())
     })?;
-    let endpoints: Value =
-        bed.kubernetes().get("Endpoints", "default", "external-service")?.context("no Endpoints")?;
-    assert_eq!(endpoints["subsets"][0]["addresses"][0]["targetRef"]["name"], "inside");
-    Ok(())
+    bed.await_endpoints("external-service", &["inside"]).map(drop)
 }
 
 fn deleting_the_service_removes_slices_and_endpoints(bed: &mut Bed) -> Result<()> {

@@ -75,7 +75,10 @@ fn slices(bed: &Bed, service: &str) -> Result<Vec<Value>> {
 fn await_later(bed: &mut Bed) -> Result<()> {
     bed.apply_example("my-service.yaml")?;
     let later = SocketAddr::new(bed.cluster_ip("my-service")?, 80);
-    (1..=2).try_for_each(|node| bed.await_servers(From::Node(node), Protocol::Tcp, later, &BOTH))
+    for node in 1..=2 {
+        bed.await_servers(From::Node(node), Protocol::Tcp, later, &BOTH)?;
+    }
+    bed.await_endpoints("my-service", &BOTH).map(drop)
 }
 
 fn check_no_rules(bed: &Bed, service: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use fairlead_e2e::{
     Bed, From, Outcome, PodSpec, Port, Protocol,
     bed::SETTLE,
@@ -167,8 +167,7 @@ fn a_flow_of_datagrams_stays_with_its_pod_until_that_is_out(bed: &mut Bed) -> Re
 
 fn endpoints_and_slices_name_the_pods(bed: &mut Bed) -> Result<()> {
     up(bed)?;
-    let endpoints: Value =
-        bed.kubernetes().get("Endpoints", "default", "my-service")?.context("no Endpoints")?;
+    let endpoints = bed.await_endpoints("my-service", &BOTH)?;
     let listed = |list: &Value| -> BTreeSet<String> {
         list.as_array()
             .into_iter()
@@ -205,8 +204,7 @@ fn a_pod_that_is_not_ready_gets_nothing_until_it_is(bed: &mut Bed) -> Result<()>
     for node in 1..=2 {
         bed.await_servers(From::Node(node), Protocol::Tcp, target, &["my-app-2"])?;
     }
-    let endpoints: Value =
-        bed.kubernetes().get("Endpoints", "default", "my-service")?.context("no Endpoints")?;
+    let endpoints = bed.await_endpoints("my-service", &["my-app-2"])?;
     assert_eq!(endpoints["subsets"][0]["notReadyAddresses"][0]["ip"], ip(bed, "my-app-1")?.to_string());
     bed.set_ready("my-app-1", true)?;
     bed.await_servers(From::Node(1), Protocol::Tcp, target, &BOTH)?;

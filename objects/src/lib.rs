@@ -22,6 +22,7 @@ mod address;
 #[cfg(any(test, feature = "builders"))]
 pub mod builders;
 mod endpoints;
+mod intern;
 mod key;
 pub mod labels;
 mod meta;
@@ -33,6 +34,7 @@ mod slice;
 
 pub use address::{Family, ParseAddressError, parse_address, parse_network};
 pub use endpoints::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference};
+pub use intern::Interner;
 pub use key::{NodeName, ServiceKey, Uid};
 pub use meta::LabelMap;
 pub use node::{Node, NodeObject};

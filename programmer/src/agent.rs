@@ -49,7 +49,8 @@ use crate::{
     netfilter::{self, Features, Netfilter, Tool, ToolError, Variant, counters, detect},
     node_watch::{Audience, NodeWatch},
     own_node::{Kernel, basis},
-    rival, sanity,
+    rival::{self, Pace, Seen, Signs, Vigil},
+    sanity,
     sentinel::Sentinel,
     servers::{self, About, Server},
     settings::Settings,
@@ -248,9 +249,7 @@ impl Agent {
         self.registry.register(|registry| netfilter::metrics::register(registry, &features));
         let recorder = Recorder::new(clients.write.clone(), &self.settings.node_name, throttle);
         self.start_health_server(&metrics, &recorder);
-        if self.await_other_proxies().await.is_none() {
-            return self.wait().await;
-        }
+        let Some(others) = self.await_other_proxies().await else { return self.wait().await };
         self.start_metrics_server(&recorder);
         self.start_file_watch();
         self.start_review(clients.write.clone());
@@ -260,7 +259,9 @@ impl Agent {
         let node = Readiness::default().gate("Node");
         let events = self.start_events(recorder);
         let tools: Vec<_> = planes.iter().map(|plane| (plane.family, plane.tool.clone())).collect();
-        let (receivers, senders) = self.start_lanes(planes, &metrics, &events);
+        let (signs, seen) = Signs::new();
+        self.start_vigil(seen, others, &events, &metrics);
+        let (receivers, senders) = self.start_lanes(planes, &metrics, &events, &signs);
         self.start_node_watch(senders, clients.read.clone(), node);
         self.start_removal_of_leftovers(tools);
         self.start_feeds(&receivers, &clients.read, services, slices);
@@ -284,9 +285,21 @@ impl Agent {
     }
 
     /// Waits until nobody else writes rules on this node; `None` on shutdown.
-    async fn await_other_proxies(&self) -> Option<()> {
+    async fn await_other_proxies(&self) -> Option<Gate> {
         let gate = self.readiness.gate("other proxies");
-        self.shutdown.run_until_cancelled(rival::gone(self.settings.metrics_address, gate)).await
+        let gone = rival::gone(self.settings.metrics_address, gate.clone());
+        self.shutdown.run_until_cancelled(gone).await.map(|()| gate)
+    }
+
+    /// Tells of those that come later.
+    fn start_vigil(&mut self, seen: watch::Receiver<Seen>, gate: Gate, events: &Events, metrics: &Metrics) {
+        let ours = self.settings.metrics_address;
+        let vigil = Vigil::new(ours, Pace::USUAL, gate, events.clone(), metrics.clone());
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            shutdown.run_until_cancelled(vigil.keep(seen)).await;
+            Ok(())
+        });
     }
 
     /// Asks the API server whether we may do what we will have to do.
@@ -370,6 +383,7 @@ impl Agent {
         planes: Vec<Plane>,
         metrics: &Metrics,
         events: &Events,
+        signs: &Signs,
     ) -> (Receivers, Audience) {
         let (mut receivers, mut senders) = (Vec::new(), Vec::new());
         for Plane { family, tool, kernel } in planes {
@@ -390,6 +404,7 @@ impl Agent {
                 min_sync_period: self.settings.min_sync_period,
                 sentinel,
                 events: events.clone(),
+                signs: signs.clone(),
                 gate: self.readiness.gate(format!("{family} rules")),
                 health: Arc::clone(&self.health),
                 health_ports: self.start_health_ports(events),

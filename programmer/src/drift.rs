@@ -8,12 +8,14 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use fairlead_compiler::{ChainRef, Delta, Dump, ParseError, Ruleset, diff, parse, wellknown};
+use fairlead_compiler::{ChainName, ChainRef, Delta, Dump, ParseError, Ruleset, diff, parse, wellknown};
 
 use crate::netfilter::declares;
 
 /// Differences that are told one by one.
 const TOLD: usize = 8;
+/// What kube-proxy calls its chain for an endpoint. It has one for each; ours have them where nothing else does.
+const OF_ENDPOINTS: &str = "KUBE-SEP-";
 
 /// One kind of difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +49,8 @@ pub struct Drift {
     pub counts: BTreeMap<Kind, usize>,
     /// The first of them.
     told: Vec<(Kind, ChainRef)>,
+    /// A chain for an endpoint that we have no chain for. If we did not leave it behind, another proxy wrote it.
+    pub of_another_proxy: Option<ChainName>,
 }
 
 impl Drift {
@@ -57,6 +61,10 @@ impl Drift {
             let there = installed.chain(&chain.table, chain.name.as_str()).is_some();
             drift.add(if there { Kind::Changed } else { Kind::Missing }, chain.clone());
         }
+        // One that somebody else leads to is emptied, and not deleted.
+        let emptied = delta.put.iter().filter(|(_, chain)| chain.rules.is_empty()).map(|(chain, _)| chain);
+        let mut stale = delta.delete.iter().chain(emptied).map(|chain| &chain.name);
+        drift.of_another_proxy = stale.find(|name| name.as_str().starts_with(OF_ENDPOINTS)).cloned();
         for chain in &delta.delete {
             drift.add(Kind::Stale, chain.clone());
         }

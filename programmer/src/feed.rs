@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use fairlead_daemon::watch::Event;
-use fairlead_objects::{EndpointSlice, Family, ObjectMeta, Service, ServiceKey, ServiceObject};
+use fairlead_objects::{EndpointSlice, Family, Interner, ObjectMeta, Service, ServiceKey, ServiceObject};
 use rustc_hash::FxHashSet;
 use tokio::sync::mpsc;
 
@@ -52,33 +52,47 @@ struct Known {
     all: FxHashSet<ObjectKey>,
     /// While a list is read: those that it has not shown yet.
     unseen: FxHashSet<ObjectKey>,
+    namespaces: Interner<str>,
 }
 
 impl Known {
-    fn steps<T>(&mut self, event: Event<T>, key: impl Fn(&T) -> ObjectKey) -> Vec<Step<T>> {
+    /// What an event means, with `view` made of its object.
+    fn steps<T, V>(
+        &mut self,
+        event: Event<T>,
+        view: impl Fn(T) -> V,
+        key: impl Fn(&V) -> ObjectKey,
+    ) -> Vec<Step<V>> {
         match event {
             Event::Init => {
                 self.unseen.clone_from(&self.all);
                 Vec::new()
             }
             Event::InitApply(object) | Event::Apply(object) => {
-                let key = key(&object);
-                self.unseen.remove(&key);
-                self.all.insert(key);
+                let object = view(object);
+                self.note(key(&object));
                 vec![Step::Set(object)]
             }
             Event::Delete(object) => {
-                let key = key(&object);
+                let key = key(&view(object));
                 self.unseen.remove(&key);
                 if self.all.remove(&key) { vec![Step::Gone(key)] } else { Vec::new() }
             }
             Event::InitDone => {
-                let gone: Vec<_> = self.unseen.drain().collect();
+                // Its room is not needed before the next list.
+                let gone = std::mem::take(&mut self.unseen);
                 for key in &gone {
                     self.all.remove(key);
                 }
                 gone.into_iter().map(Step::Gone).chain([Step::Listed]).collect()
             }
+        }
+    }
+
+    fn note(&mut self, key: ObjectKey) {
+        self.unseen.remove(&key);
+        if !self.all.contains(&key) {
+            self.all.insert(ObjectKey { namespace: self.namespaces.share(key.namespace), ..key });
         }
     }
 }
@@ -95,9 +109,10 @@ pub struct Services(Known);
 impl Services {
     /// The changes that an event means, in order.
     pub fn changes(&mut self, event: Event<ServiceObject>) -> Vec<Change> {
-        let steps = self.0.steps(event, |service| key_of(&service.metadata));
+        // The key of the view, so that its name is held once by us and by those that we tell.
+        let steps = self.0.steps(event, Service::from, |service| service.key.clone());
         let change = |step| match step {
-            Step::Set(object) => Change::Service(Arc::new(Service::from(object))),
+            Step::Set(service) => Change::Service(Arc::new(service)),
             Step::Gone(key) => Change::ServiceGone(key),
             Step::Listed => Change::Listed(Kind::Services),
         };
@@ -112,7 +127,7 @@ pub struct Slices(Known);
 impl Slices {
     /// The changes that an event means, in order.
     pub fn changes(&mut self, event: Event<EndpointSlice>) -> Vec<Change> {
-        let steps = self.0.steps(event, |slice| key_of(&slice.metadata));
+        let steps = self.0.steps(event, |slice| slice, |slice: &EndpointSlice| key_of(&slice.metadata));
         let change = |step| match step {
             Step::Set(slice) => Change::Slice(Arc::new(slice)),
             Step::Gone(key) => Change::SliceGone(key),

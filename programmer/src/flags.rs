@@ -54,7 +54,7 @@ pub struct Flags {
     /// disables them. Default 127.0.0.1:10249, or [::1]:10249 if --bind-address is an IPv6 address.
     #[arg(long, value_name = "IP:PORT")]
     metrics_bind_address: Option<String>,
-    /// End the process if one of these addresses is taken. Otherwise binding is retried every 5 s.
+    /// End the process if one of these addresses is taken. Otherwise binding is retried four times a second.
     #[arg(long, action = ArgAction::Set, default_value = "false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     bind_address_hard_fail: bool,

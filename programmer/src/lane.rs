@@ -40,6 +40,7 @@ use crate::{
     netfilter::Netfilter,
     own_node::Basis,
     quarantine::{Advice, Quarantine},
+    rival::Signs,
     schedule::Schedule,
     sentinel::{Sentinel, Suspicion},
 };
@@ -110,6 +111,8 @@ pub struct Wiring<N, F> {
     pub sentinel: Sentinel,
     /// Where users are told about Services that are left out.
     pub events: Events,
+    /// Where it is told that other programs changed rules.
+    pub signs: Signs,
     /// What probes are told.
     pub health: Arc<Mutex<Health>>,
     /// Where health check ports are published, after each success.
@@ -387,6 +390,7 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         };
         info!(%family, cause = cause.as_str(), documents, chains, deleted, jumps, milliseconds, "full sync");
         if matches!(cause, Cause::Flush | Cause::Drift | Cause::Period) && !report.drift.is_nothing() {
+            self.wiring.signs.changed(family, None);
             self.repaired(report);
         }
     }

@@ -51,7 +51,7 @@ pub mod netlink;
 pub mod node_watch;
 pub mod own_node;
 pub mod quarantine;
-mod rival;
+pub mod rival;
 pub mod sanity;
 pub mod schedule;
 pub mod sentinel;

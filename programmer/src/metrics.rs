@@ -46,6 +46,21 @@ pub struct CodeLabels {
     code: &'static str,
 }
 
+/// Label of what shows that another proxy is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SignLabels {
+    sign: &'static str,
+}
+
+/// What shows that another proxy is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RivalSign {
+    /// It answers for itself.
+    Answer,
+    /// It writes rules.
+    Rules,
+}
+
 /// Labels of Service ports that strand traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PolicyLabels {
@@ -74,6 +89,7 @@ pub struct Metrics {
     quarantined: Family<FamilyLabels, Gauge>,
     quarantines: Family<FamilyLabels, Counter>,
     verifications: Family<FamilyLabels, Histogram>,
+    rivals: Family<SignLabels, Gauge>,
     endpoint_changes: Counter,
     endpoint_changes_pending: Gauge,
     service_changes: Counter,
@@ -121,6 +137,7 @@ impl Metrics {
             quarantined: Family::default(),
             quarantines: Family::default(),
             verifications: histograms(sync_buckets),
+            rivals: Family::default(),
             endpoint_changes: Counter::default(),
             endpoint_changes_pending: Gauge::default(),
             service_changes: Counter::default(),
@@ -228,6 +245,8 @@ impl Metrics {
         to.register("drift_total", help, self.drift.clone());
         let help = "Time to compare what another program may have changed, and to repair it";
         to.register("verification_duration_seconds", help, self.verifications.clone());
+        let help = "1 while another proxy shows that it is at work on this node, by what shows it";
+        to.register("rival_proxies", help, self.rivals.clone());
     }
 
     /// A sync of `family` ended after `duration`.
@@ -284,6 +303,15 @@ impl Metrics {
     /// How many Services of `family` are left out.
     pub fn observe_quarantine(&self, family: IpFamily, services: usize) {
         self.quarantined.get_or_create(&labels(family)).set(services.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Whether there is that sign of another proxy.
+    pub fn observe_rival(&self, sign: RivalSign, present: bool) {
+        let sign = match sign {
+            RivalSign::Answer => "answer",
+            RivalSign::Rules => "rules",
+        };
+        self.rivals.get_or_create(&SignLabels { sign }).set(present.into());
     }
 
     /// What others may have changed was compared.

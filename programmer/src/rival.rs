@@ -1,17 +1,23 @@
-//! Another proxy on this node: kube-proxy that somebody forgot to switch off, or the process that this one comes after.
+//! Another proxy on this node: kube-proxy that somebody forgot to switch off or that is back, or the process that this one
+//! comes after.
 //!
 //! Two that write the same chains undo each other's work. Whoever runs in a container of its own cannot see the processes of
-//! its node, but every kube-proxy says what it is on its metrics address, and so do we.
+//! its node, but every kube-proxy says what it is on its metrics address, and so do we. At the start nothing is written until
+//! nobody answers ([`gone`]); from then on [`Vigil`] looks, and tells.
 //!
-//! Invariant: it only asks, on loopback or on our own address, and whoever is asked cannot keep us waiting.
+//! Invariants: it only asks, on loopback or on our own address; whoever is asked cannot keep us waiting; we do not take
+//! ourselves for another.
 
 use std::{
     collections::BTreeSet,
+    hash::{BuildHasher as _, RandomState},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::LazyLock,
     time::Duration,
 };
 
+use axum::http::HeaderMap;
 use fairlead_daemon::readiness::Gate;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,6 +25,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
+
+mod vigil;
+
+pub(crate) use vigil::{Pace, Vigil};
+pub use vigil::{Seen, Signs};
 
 /// Where kube-proxy serves metrics unless it is told otherwise.
 const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
@@ -30,12 +41,25 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(500);
 /// An answer is a word with a few headers; more is not read.
 const LONGEST: u64 = 4096;
+/// What this process signs its questions with, so that it knows one that comes back to it.
+const ASKER: &str = "fairlead-asker";
+static SIGNATURE: LazyLock<String> =
+    LazyLock::new(|| format!("{:016x}", RandomState::new().hash_one(std::process::id())));
+
+/// Whether a question is our own: our answer would say that there is another proxy.
+pub(crate) fn is_our_own(question: &HeaderMap) -> bool {
+    question.get(ASKER).is_some_and(|asker| asker.as_bytes() == SIGNATURE.as_bytes())
+}
 
 /// Waits until no other proxy answers on this node, and opens `gate` then. `ours` is where we will serve metrics, and do not
 /// yet.
 pub(crate) async fn gone(ours: Option<SocketAddr>, gate: Gate) {
-    let places = ours.map(from_here).into_iter().chain([USUAL]).collect();
-    gone_from(&places, gate).await;
+    gone_from(&places(ours), gate).await;
+}
+
+/// Where another proxy may answer.
+fn places(ours: Option<SocketAddr>) -> BTreeSet<SocketAddr> {
+    ours.map(from_here).into_iter().chain([USUAL]).collect()
 }
 
 async fn gone_from(places: &BTreeSet<SocketAddr>, gate: Gate) {
@@ -55,7 +79,8 @@ async fn gone_from(places: &BTreeSet<SocketAddr>, gate: Gate) {
     gate.open();
 }
 
-async fn any(places: &BTreeSet<SocketAddr>) -> Option<(SocketAddr, &'static str)> {
+/// The first of these places where a proxy answers, and its mode.
+pub(crate) async fn any(places: &BTreeSet<SocketAddr>) -> Option<(SocketAddr, &'static str)> {
     for place in places {
         if let Ok(Ok(Some(mode))) = timeout(PATIENCE, mode_of(*place)).await {
             return Some((*place, mode));
@@ -67,7 +92,10 @@ async fn any(places: &BTreeSet<SocketAddr>) -> Option<(SocketAddr, &'static str)
 /// The mode of the proxy at that address; `None` if it is none.
 async fn mode_of(place: SocketAddr) -> io::Result<Option<&'static str>> {
     let mut stream = TcpStream::connect(place).await?;
-    let request = format!("GET /proxyMode HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET /proxyMode HTTP/1.1\r\nHost: {place}\r\n{ASKER}: {}\r\nConnection: close\r\n\r\n",
+        *SIGNATURE
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(LONGEST).read_to_string(&mut answer).await?;
@@ -87,16 +115,18 @@ fn from_here(address: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
+mod testing {
     use axum::{Router, routing::get};
-    use fairlead_daemon::readiness::Readiness;
     use tokio::{net::TcpListener, sync::oneshot};
 
     use super::*;
 
     /// Answers `/proxyMode` with this text until the sender is dropped.
-    async fn server(mode: &'static str) -> (SocketAddr, oneshot::Sender<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub(super) async fn server(mode: &'static str) -> (SocketAddr, oneshot::Sender<()>) {
+        serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), mode)
+    }
+
+    pub(super) fn serve(listener: TcpListener, mode: &'static str) -> (SocketAddr, oneshot::Sender<()>) {
         let address = listener.local_addr().unwrap();
         let (end, ended) = oneshot::channel();
         let router = Router::new().route("/proxyMode", get(async move || mode));
@@ -108,6 +138,14 @@ mod tests {
         });
         (address, end)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_daemon::readiness::Readiness;
+    use tokio::net::TcpListener;
+
+    use super::{testing::server, *};
 
     #[tokio::test]
     async fn a_proxy_is_named_and_waited_for_until_it_is_gone() {

@@ -34,6 +34,7 @@ use self::{
 use crate::{
     health::{Health, Probe},
     metrics::Metrics,
+    rival,
 };
 
 /// Prometheus' text format, as newer versions of its client library call it.
@@ -42,8 +43,10 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=un
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const NO_SNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-/// How long to wait before an address that is taken is tried again, as kube-proxy does.
-const RETRY: Duration = Duration::from_secs(5);
+/// How soon an address that is taken is tried again: whoever asks for health there does not know that its holder changes.
+const RETRY: Duration = Duration::from_millis(250);
+/// Of so many failures one is told: every 5 s, as kube-proxy tells its own.
+const TOLD: usize = 20;
 
 /// What the metrics server tells about this process besides its metrics.
 #[derive(Clone, Debug)]
@@ -89,12 +92,15 @@ pub async fn serve(
     hard_fail: bool,
     shutdown: CancellationToken,
 ) -> Result<(), ListenError> {
+    let mut failures = 0_usize;
     let server = loop {
         match Admin::bind(Address::One(address), flag).await {
             Ok(server) => break server,
             Err(error) if hard_fail => return Err(error),
-            Err(error) => error!("{error}; trying again in {} s", RETRY.as_secs()),
+            Err(error) if failures.is_multiple_of(TOLD) => error!("{error}; trying until it is free"),
+            Err(_) => {}
         }
+        failures = failures.wrapping_add(1);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(RETRY) => {}
@@ -148,11 +154,19 @@ pub fn metrics_routes(registry: Registry, about: &About) -> Router {
         .route("/metrics", any(move || std::future::ready(exposition(&registry, second))))
         .route("/metrics/slis", any(move |method: Method| std::future::ready(slis.slis(&method, second))))
         .route("/configz", configz)
-        .route("/proxyMode", any(|| std::future::ready(respond(StatusCode::OK, PLAIN, "iptables"))))
+        .route("/proxyMode", any(|headers: HeaderMap| std::future::ready(mode(&headers))))
         .route("/healthz", any(healthz))
         .route("/healthz/ping", any(|| std::future::ready(([(header::CONTENT_TYPE, PLAIN)], "ok"))))
         .fallback(not_found);
     with_pages(routes, about, started)
+}
+
+/// To whoever looks for a proxy here. We do: and are not what we look for.
+fn mode(question: &HeaderMap) -> Response {
+    if rival::is_our_own(question) {
+        return respond(StatusCode::NOT_FOUND, PLAIN, "");
+    }
+    respond(StatusCode::OK, PLAIN, "iptables")
 }
 
 /// With `/flagz` and `/statusz`, unless their feature gates are off.
@@ -267,6 +281,7 @@ mod tests {
         let server = tokio::spawn(serve(address, "--metrics-bind-address", routes, true, shutdown.clone()));
         until_served(address).await;
         assert!(ask(address, "/proxyMode").await.ends_with("\r\n\r\niptables"));
+        assert_eq!(rival::any(&[address].into()).await, None, "we are not our own rival");
         assert!(ask(address, "/healthz").await.ends_with("\r\n\r\nok"));
         let configz = ask(address, "/configz").await;
         assert!(configz.contains("\r\n\r\n{\"kubeproxy.config.k8s.io\":{\"apiVersion\":"), "{configz}");
@@ -288,6 +303,21 @@ mod tests {
         let server = tokio::spawn(start(false, shutdown.clone()));
         tokio::task::yield_now().await;
         assert!(!server.is_finished());
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
+    }
+
+    /// On paused time, so what passes is what the server waits, however busy the machine is.
+    #[tokio::test(start_paused = true)]
+    async fn address_whose_holder_leaves_is_served_within_a_second() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, shutdown) = (taken.local_addr().unwrap(), CancellationToken::new());
+        let server =
+            tokio::spawn(serve(address, "--healthz-bind-address", Router::new(), false, shutdown.clone()));
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        drop(taken);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(ask(address, "/").await.starts_with("HTTP/1.1 404"));
         shutdown.cancel();
         server.await.unwrap().unwrap();
     }

@@ -299,6 +299,27 @@ fn rules_that_only_nft_understands_hold_up_nothing() {
     });
 }
 
+/// A kube-proxy that is back need not answer on any port that we know.
+#[test]
+fn another_proxy_is_known_by_its_chains_and_other_damage_is_not_taken_for_it() {
+    in_namespace("another_proxy_is_known_by_its_chains_and_other_damage_is_not_taken_for_it", async || {
+        for variant in VARIANTS {
+            let ward = Ward::open(Family::V4, variant).await;
+            shell(&format!("{0} -w 5 -t nat -F KUBE-POSTROUTING; {0} -w 5 -D FORWARD 1", ward.tool));
+            ward.healed("flushed", PROMISE).await;
+            until("counted", || ward.counted() == 2).await;
+            assert_eq!(ward.node.seen.borrow().chain(), None);
+            let document = "*nat\n:KUBE-SEP-THEIRS - [0:0]\n-A KUBE-SEP-THEIRS -p tcp -j DNAT --to-destination \
+                            10.0.0.9:80\n-A KUBE-SERVICES -j KUBE-SEP-THEIRS\nCOMMIT";
+            shell(&format!("{}-restore -w 5 --noflush <<'END'\n{document}\nEND\n", ward.tool));
+            ward.healed("their chain", PROMISE).await;
+            let chain = || ward.node.seen.borrow().chain().map(|chain| chain.as_str().to_owned());
+            until("it is known", || chain().as_deref() == Some("KUBE-SEP-THEIRS")).await;
+            ward.close().await;
+        }
+    });
+}
+
 #[test]
 fn what_was_different_is_logged() {
     in_namespace("what_was_different_is_logged", async || {

@@ -1,10 +1,10 @@
-//! Access: where the cluster is and who is asking, as kubectl finds it.
+//! Access: where the cluster is, by which proxy, and who is asking, as kubectl finds it.
 //!
 //! Nothing here talks to the network.
 
 use std::{env, time::Duration};
 
-use fairlead_daemon::failure::chain;
+use fairlead_daemon::{client, failure::chain};
 use kube::{
     Config,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
@@ -24,12 +24,13 @@ const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 /// The file that is named; else $KUBECONFIG or ~/.kube/config; else the service account of the Pod that this runs in.
 pub(super) async fn config(access: &Access) -> Result<Config, ClusterError> {
     let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
-    let found = match &access.kubeconfig {
-        Some(path) => match Kubeconfig::read_from(path) {
-            Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await,
-            Err(error) => Err(error),
-        },
-        None => Config::from_kubeconfig(&options).await,
+    let kubeconfig = match &access.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    };
+    let found = match kubeconfig {
+        Ok(kubeconfig) => client::configuration(kubeconfig, &options, None).await,
+        Err(error) => Err(error),
     };
     let no_cluster = |error: &KubeconfigError| ClusterError::NoCluster { reason: chain(error) };
     let mut config = match found {

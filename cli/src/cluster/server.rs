@@ -2,7 +2,10 @@
 //!
 //! Invariant: of a long list, one page at most is held as it came in; what is kept are views.
 
-use fairlead_daemon::failure::{Class, chain};
+use fairlead_daemon::{
+    client,
+    failure::{Class, chain},
+};
 use kube::{
     Client, Resource,
     api::{GetParams, ListParams},
@@ -54,9 +57,9 @@ impl Server {
     /// No request is made yet.
     pub(super) async fn connect(access: &Access) -> Result<Self, ClusterError> {
         let config = access::config(access).await?;
-        let name = format!("the API server at {}", config.cluster_url);
+        let name = format!("the API server at {}", client::place(&config));
         let unusable = |error: kube::Error| ClusterError::NoCluster { reason: chain(&error) };
-        Ok(Self { client: Client::try_from(config).map_err(unusable)?, name })
+        Ok(Self { client: client::client(config).map_err(unusable)?, name })
     }
 
     /// The object of that name, if there is one.

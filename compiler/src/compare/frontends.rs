@@ -73,7 +73,7 @@ impl fmt::Display for Frontend {
 pub(super) struct Claim {
     pub(super) frontend: Frontend,
     /// In the order of the state; none if it is unclaimed.
-    pub(super) owners: Vec<ServicePortName>,
+    pub(super) owners: Vec<Arc<ServicePortName>>,
     /// Whose it was, by a comment on a rule.
     pub(super) former: Option<(ServiceKey, Arc<str>)>,
     /// Several Service ports claim the address, so that it is not settled whose it is.
@@ -121,7 +121,7 @@ impl Claim {
             return;
         }
         self.disputed |= !self.owners.is_empty() && dispute(kind) && dispute(self.frontend.kind);
-        self.owners.push(port.name.clone());
+        self.owners.push(Arc::clone(&port.name));
     }
 
     fn add_ranges(&mut self, port: &ServicePort, traces: &Traces) {

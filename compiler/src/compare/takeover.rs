@@ -24,7 +24,7 @@ pub(super) fn taken_over(installed: &Dump, desired: &Ruleset) -> Dump {
         dump.tables.insert(table.clone(), kept.collect());
     }
     for (ChainRef { table, name }, chain) in std::mem::take(&mut delta.put) {
-        let chain = InstalledChain { policy: None, rules: chain.rules };
+        let chain = InstalledChain { policy: None, rules: chain.rules.to_vec() };
         dump.tables.entry(table).or_default().insert(name, chain);
     }
     // Each is inserted above the one before, so the lowest comes first.

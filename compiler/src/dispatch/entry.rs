@@ -5,12 +5,13 @@
 //! subtree of cluster IPs shares one: it marks, their rules follow, and what none of them decided about loses the mark
 //! again.
 
-use std::collections::BTreeMap;
+use std::{iter, sync::Arc};
 
 use super::Path;
 use crate::{
     matches::Match,
     rule::{Mark, Rule, Target},
+    rules::Rules,
     ruleset::{ChainName, wellknown},
     service_port::ServicePortName,
 };
@@ -23,7 +24,7 @@ pub(crate) struct EntryId {
     /// Whether others may ask for the same place. Cluster IPs are the API server's to give, so they come first.
     pub(crate) contestable: bool,
     /// Whose it is: two Services may claim the same external address.
-    pub(crate) owner: ServicePortName,
+    pub(crate) owner: Arc<ServicePortName>,
     /// Which of the owner's frontends: an external address may be a load-balancer address, too.
     pub(crate) frontend: u8,
 }
@@ -31,29 +32,29 @@ pub(crate) struct EntryId {
 /// The rules of one frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Marks what the tree's [`Masquerade`] is about, where no rule above does. `None` if `rules` lead to one that does.
-    pub(crate) mark: Option<Rule>,
+    /// Who marks what the tree's [`Masquerade`] is about.
+    pub(crate) marking: Marking,
     /// What decides about packets to the frontend.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Rules,
+}
+
+/// Where packets to a frontend are marked for masquerading. Few entries need a rule for it, so it is made when it is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Marking {
+    /// Not before the entry's rules, which lead to a rule that marks.
+    #[default]
+    Behind,
+    /// Before them: by a rule above, or else by one of the entry's own.
+    Before {
+        /// Its own has the comment of the entry's first rule.
+        commented: bool,
+    },
 }
 
 impl From<Vec<Rule>> for Entry {
     fn from(rules: Vec<Rule>) -> Self {
-        Self { mark: None, rules }
+        Self { marking: Marking::Behind, rules: rules.into() }
     }
-}
-
-impl Entry {
-    /// Its rules where no rule above marks.
-    pub(crate) fn all_rules(&self) -> impl Iterator<Item = &Rule> {
-        self.mark.iter().chain(&self.rules)
-    }
-}
-
-/// The rules of some entries. `marked`: a rule above marks.
-pub(crate) fn rules(entries: &BTreeMap<EntryId, Entry>, marked: bool) -> Vec<Rule> {
-    let own = |entry: &Entry| entry.mark.clone().filter(|_| !marked);
-    entries.values().flat_map(|entry| own(entry).into_iter().chain(entry.rules.iter().cloned())).collect()
 }
 
 /// Which clients of a tree's frontends are masqueraded, whatever the frontend.
@@ -67,13 +68,19 @@ pub(crate) struct Masquerade {
 
 impl Masquerade {
     /// `rules`, in between those that mark and take the mark back.
-    pub(crate) fn around(&self, rules: Vec<Rule>, guard: impl Fn(Rule) -> Rule) -> Vec<Rule> {
-        let set = Target::Jump(ChainName::from(wellknown::MARK_MASQ));
-        let clear = Target::SetMark(Mark { value: 0, mask: self.mark });
-        let [set, clear] =
-            [(set, "masquerade what the next rules decide about"), (clear, "no Service: leave it alone")]
-                .map(|(target, why)| guard(self.for_sources(target)).because(why));
-        [set].into_iter().chain(rules).chain([clear]).collect()
+    pub(crate) fn around(&self, rules: Vec<Arc<Rule>>, guard: impl Fn(Rule) -> Rule) -> Vec<Arc<Rule>> {
+        let clear = self.for_sources(Target::SetMark(Mark { value: 0, mask: self.mark }));
+        let [set, clear] = [
+            (self.set(), "masquerade what the next rules decide about"),
+            (clear, "no Service: leave it alone"),
+        ]
+        .map(|(rule, why)| guard(rule).because(why).shared());
+        iter::once(set).chain(rules).chain([clear]).collect()
+    }
+
+    /// Marks.
+    pub(crate) fn set(&self) -> Rule {
+        self.for_sources(Target::Jump(ChainName::from(wellknown::MARK_MASQ)))
     }
 
     /// A rule about the clients that are masqueraded.

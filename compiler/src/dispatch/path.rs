@@ -12,66 +12,81 @@ use crate::{
 
 /// Steps that a port takes.
 const PORT_STEPS: usize = 4;
+/// Octets for the steps of the longest path: an IPv6 address, protocol, port.
+const OCTETS: usize = (32 + 1 + PORT_STEPS).div_ceil(2);
 
 /// The steps to a frontend, or a prefix of them: address (if the tree is over addresses), protocol, port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Path(Vec<u8>);
+///
+/// Ordered as sequences are. Invariant: behind its steps there are only zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Path {
+    /// Two steps each, the first one in the high bits.
+    octets: [u8; OCTETS],
+    length: u8,
+}
 
 impl Path {
     /// The path of everything.
     pub(crate) fn of_root() -> Self {
-        Self(Vec::new())
+        Self::default()
     }
 
     /// The path of a port of an address.
     pub(crate) fn of_address(address: IpAddr, protocol: Protocol, port: u16) -> Self {
-        let mut steps = Vec::with_capacity(address_steps(Family::of(address)) + 1 + PORT_STEPS);
-        match address {
-            IpAddr::V4(address) => push_nibbles(&mut steps, &address.octets()),
-            IpAddr::V6(address) => push_nibbles(&mut steps, &address.octets()),
-        }
-        steps.extend(Self::of_port(protocol, port).0);
-        Self(steps)
+        let path = match address {
+            IpAddr::V4(address) => Self::of_root().through(&address.octets()),
+            IpAddr::V6(address) => Self::of_root().through(&address.octets()),
+        };
+        path.to_port(protocol, port)
     }
 
     /// The path of a port of the node.
     pub(crate) fn of_port(protocol: Protocol, port: u16) -> Self {
+        Self::of_root().to_port(protocol, port)
+    }
+
+    fn to_port(self, protocol: Protocol, port: u16) -> Self {
         let protocol = match protocol {
             Protocol::Tcp => 0,
             Protocol::Udp => 1,
             Protocol::Sctp => 2,
         };
-        let mut steps = vec![protocol];
-        push_nibbles(&mut steps, &port.to_be_bytes());
-        Self(steps)
+        self.extended(protocol).through(&port.to_be_bytes())
+    }
+
+    fn through(self, octets: &[u8]) -> Self {
+        let steps = octets.iter().flat_map(|octet| [octet >> 4, octet & 15]);
+        steps.fold(self, |path, step| path.extended(step.into()))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.length.into()
     }
 
+    /// The step at a place; 0 behind the end.
     pub(crate) fn step(&self, at: usize) -> usize {
-        self.0.get(at).copied().unwrap_or_default().into()
+        let octet = self.octets.get(at / 2).copied().unwrap_or_default();
+        (if at.is_multiple_of(2) { octet >> 4 } else { octet & 15 }).into()
     }
 
     pub(crate) fn prefix(&self, length: usize) -> Self {
-        Self(self.0.iter().copied().take(length).collect())
+        (0..length.min(self.len())).fold(Self::of_root(), |path, at| path.extended(self.step(at)))
     }
 
-    pub(crate) fn extended(&self, step: usize) -> Self {
-        let mut steps = self.0.clone();
-        steps.push(u8::try_from(step).unwrap_or_default());
-        Self(steps)
+    pub(crate) fn extended(mut self, step: usize) -> Self {
+        let at = self.len();
+        if let (Some(octet), Ok(step)) = (self.octets.get_mut(at / 2), u8::try_from(step)) {
+            *octet |= if at.is_multiple_of(2) { step << 4 } else { step };
+            self.length += 1;
+        }
+        self
     }
 
     /// Number of steps that two paths have in common.
     pub(crate) fn common(&self, other: &Self) -> usize {
-        self.0.iter().zip(&other.0).take_while(|(a, b)| a == b).count()
+        let shorter = self.len().min(other.len());
+        (0..shorter).find(|at| self.step(*at) != other.step(*at)).unwrap_or(shorter)
     }
-}
-
-fn push_nibbles(steps: &mut Vec<u8>, octets: &[u8]) {
-    steps.extend(octets.iter().flat_map(|octet| [octet >> 4, octet & 15]));
 }
 
 fn address_steps(family: Family) -> usize {
@@ -134,25 +149,17 @@ impl Space {
 
     fn network(self, path: &Path) -> Option<IpNet> {
         let Self::Addresses(family) = self else { return None };
-        let steps = self.address_steps();
-        let mut octets = [0_u8; 16];
-        for (i, step) in path.0.iter().take(steps).enumerate() {
-            if let Some(octet) = octets.get_mut(i / 2) {
-                *octet |= if i % 2 == 0 { step << 4 } else { *step };
-            }
-        }
-        let [a, b, c, d, ..] = octets;
         let address = match family {
-            Family::V4 => IpAddr::from([a, b, c, d]),
-            Family::V6 => IpAddr::from(octets),
+            Family::V4 => IpAddr::from(*path.octets.first_chunk::<4>()?),
+            Family::V6 => IpAddr::from(*path.octets.first_chunk::<16>()?),
         };
-        let length = u8::try_from(path.len().min(steps) * 4).ok()?;
+        let length = u8::try_from(path.len().min(self.address_steps()) * 4).ok()?;
         IpNet::new(address, length).ok()
     }
 
     fn protocol(self, path: &Path) -> Option<Protocol> {
-        let step = path.0.get(self.address_steps())?;
-        Some(match step {
+        let at = self.address_steps();
+        (path.len() > at).then(|| match path.step(at) {
             0 => Protocol::Tcp,
             1 => Protocol::Udp,
             _ => Protocol::Sctp,
@@ -161,11 +168,11 @@ impl Space {
 
     /// The ports below `path`; `None` for all of them.
     fn ports(self, path: &Path) -> Option<PortRange> {
-        let steps = path.0.get(self.address_steps() + 1..).filter(|steps| !steps.is_empty())?;
-        let open = 4 * PORT_STEPS.saturating_sub(steps.len());
-        let high = steps.iter().take(PORT_STEPS).fold(0_u32, |port, step| port << 4 | u32::from(*step));
-        let first = high << open;
-        let last = first | ((1 << open) - 1);
+        let start = self.address_steps() + 1;
+        let known = path.len().checked_sub(start).filter(|known| *known > 0)?;
+        // What is not known of the port is zero in the path.
+        let first = (start..start + PORT_STEPS).fold(0, |port, at| port << 4 | path.step(at));
+        let last = first | ((1 << (4 * PORT_STEPS.saturating_sub(known))) - 1);
         Some(PortRange { first: u16::try_from(first).ok()?, last: u16::try_from(last).ok()? })
     }
 }

@@ -1,13 +1,20 @@
 //! The tree itself: a radix tree over paths, sixteen ways per step, with rule counts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{Entry, EntryId, INLINE_MAX, LEAF_MAX, Masquerade, Path, SHARERS_MIN, Space, entry};
+use super::{Entry, EntryId, INLINE_MAX, LEAF_MAX, Marking, Masquerade, Path, SHARERS_MIN, Space};
 use crate::{
     names,
     rule::{Rule, Target},
+    rules::Rules,
     ruleset::ChainName,
 };
+
+/// A chain of a tree and its rules; `None` if it is no more.
+type Touched = (ChainName, Option<Rules>);
 
 /// A tree of dispatch chains below a root chain.
 #[derive(Debug)]
@@ -30,7 +37,8 @@ enum Node {
 
 #[derive(Debug, Default)]
 struct Bucket {
-    entries: BTreeMap<EntryId, Entry>,
+    /// In order. They are few, for which a map would be large.
+    entries: Vec<(EntryId, Entry)>,
     rules: usize,
     dirty: bool,
 }
@@ -73,7 +81,12 @@ impl Tree {
             }
             node = branch.children.get(id.path.step(branch.prefix.len()))?.as_ref()?;
         }
-        if let Node::Bucket(bucket) = node { bucket.entries.get(id) } else { None }
+        if let Node::Bucket(bucket) = node { bucket.get(id) } else { None }
+    }
+
+    /// All rules of that entry, where no rule above marks.
+    pub(crate) fn rules_of(&self, id: &EntryId) -> Vec<Arc<Rule>> {
+        self.get(id).map(|entry| self.entry_rules(id, entry, false).collect()).unwrap_or_default()
     }
 
     /// Adds an entry, or replaces it.
@@ -98,10 +111,10 @@ impl Tree {
     }
 
     /// The rules of the root chain.
-    pub(crate) fn root_rules(&self) -> Vec<Rule> {
+    pub(crate) fn root_rules(&self) -> Vec<Arc<Rule>> {
         match &self.root {
             None => Vec::new(),
-            Some(Node::Bucket(bucket)) => entry::rules(&bucket.entries, false),
+            Some(Node::Bucket(bucket)) => self.bucket_rules(bucket, false),
             Some(Node::Branch(branch)) => match self.shared_mark(&branch.prefix, false) {
                 Some(shared) => {
                     let guard = |rule| self.space.guard(rule, &branch.prefix, 0);
@@ -113,7 +126,7 @@ impl Tree {
     }
 
     /// The chains below the root that may differ since the last call; `None` for those that are no more.
-    pub(crate) fn take_touched(&mut self) -> Vec<(ChainName, Option<Vec<Rule>>)> {
+    pub(crate) fn take_touched(&mut self) -> Vec<Touched> {
         let mut touched: Vec<_> =
             std::mem::take(&mut self.dropped).into_iter().map(|name| (name, None)).collect();
         if let Some(mut root) = self.root.take() {
@@ -126,12 +139,7 @@ impl Tree {
         touched
     }
 
-    fn collect_below(
-        &self,
-        node: &mut Node,
-        marked: bool,
-        touched: &mut Vec<(ChainName, Option<Vec<Rule>>)>,
-    ) {
+    fn collect_below(&self, node: &mut Node, marked: bool, touched: &mut Vec<Touched>) {
         let Node::Branch(branch) = node else { return };
         for (step, child) in branch.children.iter_mut().enumerate() {
             let Some(child) = child else { continue };
@@ -139,7 +147,7 @@ impl Tree {
                 continue;
             }
             let path = child.path(&branch.prefix.extended(step));
-            let rules = (!child.is_inlined()).then(|| self.chain(child, &path, marked));
+            let rules = (!child.is_inlined()).then(|| self.chain(child, &path, marked).into_iter().collect());
             touched.push((self.name(&path), rules));
             let marked = self.marked_below(child, &path, marked);
             self.collect_below(child, marked, touched);
@@ -159,7 +167,7 @@ impl Tree {
     }
 
     /// The rules of the chain of a node. `marked`: a rule above it marks.
-    fn chain(&self, node: &Node, path: &Path, marked: bool) -> Vec<Rule> {
+    fn chain(&self, node: &Node, path: &Path, marked: bool) -> Vec<Arc<Rule>> {
         let shared = self.shared_mark(path, marked);
         match (node, shared) {
             (Node::Branch(branch), Some(shared)) => {
@@ -167,29 +175,47 @@ impl Tree {
             }
             (Node::Branch(branch), None) => self.branch_rules(branch, path.len(), marked),
             (Node::Bucket(bucket), Some(shared)) if bucket.marking() >= SHARERS_MIN => {
-                shared.around(entry::rules(&bucket.entries, true), |rule| rule)
+                shared.around(self.bucket_rules(bucket, true), |rule| rule)
             }
-            (Node::Bucket(bucket), _) => entry::rules(&bucket.entries, marked),
+            (Node::Bucket(bucket), _) => self.bucket_rules(bucket, marked),
         }
     }
 
     /// The jumps to the children of a branch; `known` steps have been matched by whoever leads there.
-    fn branch_rules(&self, branch: &Branch, known: usize, marked: bool) -> Vec<Rule> {
+    fn branch_rules(&self, branch: &Branch, known: usize, marked: bool) -> Vec<Arc<Rule>> {
         let mut rules = Vec::new();
         for (step, child) in branch.children.iter().enumerate() {
             match child {
                 Some(Node::Bucket(bucket)) if bucket.rules <= INLINE_MAX => {
-                    rules.extend(entry::rules(&bucket.entries, marked));
+                    rules.extend(self.bucket_rules(bucket, marked));
                 }
                 Some(child) => {
                     let path = child.path(&branch.prefix.extended(step));
                     let jump = Rule::to(Target::Jump(self.name(&path)));
-                    rules.push(self.space.guard(jump, &path, known));
+                    rules.push(self.space.guard(jump, &path, known).shared());
                 }
                 None => {}
             }
         }
         rules
+    }
+
+    /// The rules of a bucket. `marked`: a rule above marks.
+    fn bucket_rules(&self, bucket: &Bucket, marked: bool) -> Vec<Arc<Rule>> {
+        bucket.entries.iter().flat_map(|(id, entry)| self.entry_rules(id, entry, marked)).collect()
+    }
+
+    fn entry_rules(&self, id: &EntryId, entry: &Entry, marked: bool) -> impl Iterator<Item = Arc<Rule>> {
+        let mark = if marked { None } else { self.mark(id, entry) };
+        mark.into_iter().chain(entry.rules.shared())
+    }
+
+    /// The rule by which an entry marks for itself.
+    fn mark(&self, id: &EntryId, entry: &Entry) -> Option<Arc<Rule>> {
+        let Marking::Before { commented } = entry.marking else { return None };
+        let mut rule = self.space.guard(self.masquerade.as_ref()?.set(), &id.path, 0);
+        rule.comment = entry.rules.first().filter(|_| commented).and_then(|first| first.comment.clone());
+        Some(rule.shared())
     }
 
     fn name(&self, path: &Path) -> ChainName {
@@ -217,26 +243,46 @@ impl Bucket {
         bucket
     }
 
+    fn place(&self, id: &EntryId) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(known, _)| known.cmp(id))
+    }
+
+    fn get(&self, id: &EntryId) -> Option<&Entry> {
+        let (_, entry) = self.entries.get(self.place(id).ok()?)?;
+        Some(entry)
+    }
+
+    /// Adds an entry that is not there.
     fn insert(&mut self, id: EntryId, entry: Entry) {
+        let (Ok(at) | Err(at)) = self.place(&id);
         self.rules += entry.rules.len();
-        self.entries.insert(id, entry);
+        self.entries.insert(at, (id, entry));
         self.dirty = true;
+    }
+
+    /// Removes an entry, if it is there.
+    fn remove(&mut self, id: &EntryId) {
+        if let Ok(at) = self.place(id) {
+            let (_, entry) = self.entries.remove(at);
+            self.rules -= entry.rules.len();
+            self.dirty = true;
+        }
     }
 
     /// Number of entries that mark for themselves where no rule above does.
     fn marking(&self) -> usize {
-        self.entries.values().filter(|entry| entry.mark.is_some()).count()
+        self.entries.iter().filter(|(_, entry)| entry.marking != Marking::Behind).count()
     }
 
     /// Steps that all entries have in common: those that the first and the last have, because entries are sorted.
     fn common(&self) -> Option<Path> {
-        let (first, last) = (self.entries.keys().next()?, self.entries.keys().next_back()?);
+        let ((first, _), (last, _)) = (self.entries.first()?, self.entries.last()?);
         Some(first.path.prefix(first.path.common(&last.path)))
     }
 
     /// Too many rules, and not all for the same frontend.
     fn split_at(&self) -> Option<Path> {
-        let whole = self.entries.keys().next()?.path.len();
+        let whole = self.entries.first()?.0.path.len();
         self.common().filter(|common| self.rules > LEAF_MAX && common.len() < whole)
     }
 }
@@ -275,8 +321,8 @@ impl Node {
     /// What its chain is called after: a bucket's place in the tree, a branch's common steps.
     fn path(&self, slot: &Path) -> Path {
         match self {
-            Self::Bucket(_) => slot.clone(),
-            Self::Branch(branch) => branch.prefix.clone(),
+            Self::Bucket(_) => *slot,
+            Self::Branch(branch) => branch.prefix,
         }
     }
 
@@ -327,12 +373,7 @@ impl Node {
 
     fn remove(&mut self, slot: &Path, id: &EntryId, drops: &mut Drops<'_>) {
         match self {
-            Self::Bucket(bucket) => {
-                if let Some(entry) = bucket.entries.remove(id) {
-                    bucket.rules -= entry.rules.len();
-                    bucket.dirty = true;
-                }
-            }
+            Self::Bucket(bucket) => bucket.remove(id),
             Self::Branch(branch) => {
                 if !branch.remove(id, drops) {
                     return;

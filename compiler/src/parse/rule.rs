@@ -58,7 +58,7 @@ fn header_length(words: Words<'_>) -> usize {
 }
 
 fn opaque(words: Words<'_>) -> Match {
-    Match::Opaque(Opaque(words.to_vec()))
+    Match::Opaque(Opaque(words.into()))
 }
 
 /// A leading `!`, and the rest.
@@ -219,7 +219,7 @@ fn target(words: Words<'_>, is_chain: impl Fn(&str) -> bool) -> Option<Target> {
         [_] if is_chain(name) => Some(Target::Jump(name.into())),
         _ => None,
     };
-    Some(typed.unwrap_or_else(|| Target::Opaque(Opaque(words.to_vec()))))
+    Some(typed.unwrap_or_else(|| Target::Opaque(Opaque(words.into()))))
 }
 
 /// The default answer is printed, though we do not write it.

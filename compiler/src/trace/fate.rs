@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
 };
 
-use super::{Outcome, Trace, walk::End};
+use super::{Outcome, Trace, add_affinity, walk::End};
 use crate::probability::Share;
 
 /// Shares that differ by less are equal: the kernel stores probabilities in units of 2⁻³¹.
@@ -25,6 +25,9 @@ pub struct Fate {
     pub targets: BTreeMap<(SocketAddr, bool), Share>,
     /// Whether the source is rewritten on any way, to a target or past all Services.
     pub masquerade: bool,
+    /// Share of the connections after which the client is led to the same target again, by the seconds within which it has to
+    /// come back.
+    pub affinity: BTreeMap<u32, Share>,
 }
 
 /// How two fates differ: the first of these that they differ in.
@@ -38,11 +41,13 @@ pub enum Discord {
     Masquerade,
     /// They reach the same targets, but not equally often.
     Shares,
+    /// They reach the same targets, but clients are led to theirs again on one side only, or for another time.
+    Affinity,
 }
 
 impl Discord {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Outcome, Self::Targets, Self::Masquerade, Self::Shares];
+    pub const ALL: [Self; 5] = [Self::Outcome, Self::Targets, Self::Masquerade, Self::Shares, Self::Affinity];
 
     /// A constant word.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +56,7 @@ impl Discord {
             Self::Targets => "targets",
             Self::Masquerade => "masquerade",
             Self::Shares => "shares",
+            Self::Affinity => "affinity",
         }
     }
 }
@@ -63,6 +69,7 @@ impl Fate {
         if end.outcome == Outcome::Accepted {
             let target = (SocketAddr::new(end.address, end.port), end.masquerade);
             add(self.targets.entry(target).or_insert(Share::NONE));
+            add_affinity(&mut self.affinity, end.affinity, end.share);
         }
     }
 
@@ -76,7 +83,14 @@ impl Fate {
             let outcomes = self.outcomes.values().zip(other.outcomes.values());
             let targets = self.targets.values().zip(other.targets.values());
             let differ = |(a, b): (&Share, &Share)| (a.as_f64() - b.as_f64()).abs() > BLUR;
-            outcomes.chain(targets).any(differ).then_some(Discord::Shares)
+            let (mine, others) = (&self.affinity, &other.affinity);
+            if outcomes.chain(targets).any(differ) {
+                Some(Discord::Shares)
+            } else if !mine.keys().eq(others.keys()) || mine.values().zip(others.values()).any(differ) {
+                Some(Discord::Affinity)
+            } else {
+                None
+            }
         } else if addresses(self) == addresses(other) {
             Some(Discord::Masquerade)
         } else {
@@ -94,11 +108,12 @@ impl From<&Trace> for Fate {
             outcomes: trace.shares.clone(),
             targets: trace.targets.iter().map(target).collect(),
             masquerade: trace.masquerade,
+            affinity: trace.affinity.clone(),
         }
     }
 }
 
-/// `accepted: 10.0.0.1:80 1/2, 10.0.0.2:80 1/2 masqueraded`
+/// `accepted: 10.0.0.1:80 1/2, 10.0.0.2:80 1/2 masqueraded, remembered for 10800 s`
 impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (outcome, share)) in self.outcomes.iter().enumerate() {
@@ -118,7 +133,14 @@ impl fmt::Display for Fate {
         if self.targets.len() > NAMED {
             write!(f, " and {} more", self.targets.len() - NAMED)?;
         }
-        f.write_str(if self.targets.is_empty() && self.masquerade { ", masqueraded" } else { "" })
+        f.write_str(if self.targets.is_empty() && self.masquerade { ", masqueraded" } else { "" })?;
+        for (seconds, share) in &self.affinity {
+            write!(f, ", remembered for {seconds} s")?;
+            if *share != Share::ALL {
+                write!(f, " {share}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -133,7 +155,7 @@ mod tests {
         });
         let targets: BTreeMap<_, _> = targets.collect();
         let masquerade = targets.keys().any(|(_, masquerade)| *masquerade);
-        Fate { outcomes: [(Outcome::Accepted, Share::ALL)].into(), targets, masquerade }
+        Fate { outcomes: [(Outcome::Accepted, Share::ALL)].into(), targets, masquerade, ..Fate::default() }
     }
 
     fn refused() -> Fate {
@@ -144,6 +166,7 @@ mod tests {
     fn the_gravest_difference_is_named() {
         let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
         let known = fate(&[(a, false, 1), (b, false, 1)]);
+        let sticking = |seconds| Fate { affinity: [(seconds, Share::ALL)].into(), ..known.clone() };
         for (other, discord) in [
             (known.clone(), None),
             (refused(), Some(Discord::Outcome)),
@@ -152,10 +175,13 @@ mod tests {
             (fate(&[(a, false, 1), (b, true, 1)]), Some(Discord::Masquerade)),
             (fate(&[(a, false, 1), (b, false, 2)]), Some(Discord::Shares)),
             (fate(&[(a, false, 1_000_000_000), (b, false, 1_000_000_001)]), None),
+            (sticking(60), Some(Discord::Affinity)),
         ] {
             assert_eq!(known.discord(&other), discord, "{other}");
             assert_eq!(other.discord(&known), discord, "{other}");
         }
+        assert_eq!(sticking(60).discord(&sticking(60)), None);
+        assert_eq!(sticking(60).discord(&sticking(61)), Some(Discord::Affinity));
     }
 
     #[test]
@@ -167,5 +193,7 @@ mod tests {
         let text = fate(&many).to_string();
         assert!(text.starts_with("accepted: [fd00::1]:80 1/8, [fd00::2]:80 1/8"), "{text}");
         assert!(text.ends_with("[fd00::6]:80 1/8 and 2 more"), "{text}");
+        let half = Fate { affinity: [(60, Share::new(1, 2))].into(), ..refused() };
+        assert_eq!(half.to_string(), "rejected, remembered for 60 s 1/2");
     }
 }

@@ -6,6 +6,7 @@ use super::{
     Host, Origin, Outcome, Packet, Step,
     index::{ChainIndex, Index},
     packet::{Answer, Flight},
+    recall::Recalls,
 };
 use crate::{
     dump::{Dump, InstalledChain, Policy},
@@ -23,6 +24,7 @@ pub(super) struct Rules<'a> {
     pub(super) dump: &'a Dump,
     /// May be empty; then every rule of a chain is looked at.
     pub(super) index: &'a Index<'a>,
+    pub(super) recalls: &'a Recalls<'a>,
     /// Whether the path is wanted.
     pub(super) told: bool,
     /// Whether conntrack calls the packet INVALID.
@@ -46,6 +48,8 @@ pub(super) struct End {
     pub(super) address: IpAddr,
     pub(super) port: u16,
     pub(super) masquerade: bool,
+    /// For how many seconds the client will be led there again, if it is remembered.
+    pub(super) affinity: Option<u32>,
     pub(super) share: Share,
     pub(super) path: Vec<Step>,
 }
@@ -103,6 +107,7 @@ struct Walker<'a> {
     flight: Flight<'a>,
     hook: Hook,
     frames: Vec<Frame<'a>>,
+    affinity: Option<u32>,
     share: Share,
     path: Vec<Step>,
 }
@@ -122,7 +127,8 @@ pub(super) fn ends(rules: Rules<'_>, packet: &Packet, host: &Host) -> Vec<End> {
     };
     let Rules { invalid, .. } = rules;
     let flight = Flight { packet, host, rewritten: None, masquerade: false, mark: 0, looped: false, invalid };
-    let mut first = Walker { flight, hook, frames: Vec::new(), share: Share::ALL, path: Vec::new() };
+    let (frames, path) = (Vec::new(), Vec::new());
+    let mut first = Walker { flight, hook, frames, affinity: None, share: Share::ALL, path };
     first.enter(rules);
     let (mut waiting, mut ends) = (vec![first], Vec::new());
     while let Some(walker) = waiting.pop() {
@@ -202,7 +208,14 @@ impl<'a> Walker<'a> {
         if rules.told {
             self.record(rule);
         }
+        self.affinity = self.affinity.or_else(|| self.recall(rule, rules));
         self.act(rule, rules)
+    }
+
+    /// For how long the rule has its chain's caller lead the client here again.
+    fn recall(&self, rule: &Rule, rules: Rules<'_>) -> Option<u32> {
+        let [.., caller, frame] = self.frames.as_slice() else { return None };
+        rules.recalls.seconds(rule, frame.name, (caller.name, caller.next))
     }
 
     /// Becomes the way that was set aside last.
@@ -268,6 +281,7 @@ impl<'a> Walker<'a> {
             address: self.flight.destination(),
             port: self.flight.port(),
             masquerade: self.flight.masquerade,
+            affinity: self.affinity,
             share: self.share,
             path: self.path,
         }

@@ -3,9 +3,11 @@
 //! The other proxy is the compiler without xt_bpf, whose rules have kube-proxy's shape: a chain for each endpoint, and a mark
 //! for each hairpin.
 
+use std::collections::BTreeSet;
+
 use fairlead_compiler::{
-    Comparison, Config, Detector, Difference, Discord, Dump, Excuse, Fate, Host, ProxyState, Subject, Tracer,
-    compare, compile, parse, trace,
+    Comparison, Config, Detector, Difference, Discord, Dump, Excuse, Fate, FrontendKind, Host, ProxyState,
+    Subject, Tracer, compare, compile, parse, trace,
 };
 use fairlead_objects::{Family, Protocol};
 use proptest::prelude::*;
@@ -125,6 +127,54 @@ fn edits_are_told_by_frontend_and_client() {
         refused.to_string(),
         "ns/empty:p80, cluster IP 172.30.0.50:80/TCP, from a Pod here (10.255.255.254) and \
         this node (192.168.0.2) and outside (203.0.113.9): installed: no match; ours: rejected"
+    );
+}
+
+#[test]
+fn affinity_that_ends_sooner_or_leads_elsewhere_or_is_missing_is_told() {
+    let mut cluster = Cluster::v4();
+    cluster.service(
+        "shop",
+        json!({"sessionAffinity": "ClientIP", "type": "NodePort", "externalTrafficPolicy": "Local",
+        "ports": [{"name": "p80", "port": 80, "nodePort": 3001}]}),
+    );
+    cluster.slice("shop", &[local("10.180.0.1"), remote("10.180.2.1")]);
+    let rules = other(&cluster);
+    assert_eq!(told(&differences(&cluster, &rules)), []);
+
+    let chains: BTreeSet<&str> =
+        rules.split_ascii_whitespace().filter(|word| word.starts_with("KUBE-SEP-")).collect();
+    let [first, second] = chains.into_iter().collect::<Vec<_>>()[..] else { panic!("{rules}") };
+    let without = |part: &str| {
+        assert!(rules.contains(part), "{part:?} is not in {rules}");
+        let kept: Vec<&str> = rules.lines().filter(|line| !line.contains(part)).collect();
+        kept.join("\n") + "\n"
+    };
+    // Those whom a list has are led back before chance has its say.
+    let (recalls, choices): (Vec<&str>, Vec<&str>) =
+        rules.lines().partition(|line| line.contains("--rcheck"));
+    let choices = choices.join("\n");
+    let late = format!("{}\n{}\nCOMMIT\n", choices.strip_suffix("\nCOMMIT").unwrap(), recalls.join("\n"));
+    for (what, installed) in [
+        ("sooner", edited(&rules, "--seconds 10800", "--seconds 600")),
+        ("never", without("--rcheck")),
+        ("one never", without(&format!("--rcheck --seconds 10800 --reap --name {first}"))),
+        ("not remembered", edited(&rules, &format!("-m recent --set --name {first} "), "")),
+        (
+            "another's list",
+            edited(&rules, &format!("--set --name {first}"), &format!("--set --name {second}")),
+        ),
+        ("too late", late),
+    ] {
+        let found = differences(&cluster, &installed);
+        assert!(!found.is_empty(), "{what}: {installed}");
+        assert!(found.iter().all(|one| one.discord == Discord::Affinity), "{what}: {found:#?}");
+    }
+    let found = differences(&cluster, &edited(&rules, "--seconds 10800", "--seconds 600"));
+    let text = found.iter().find(|one| one.frontend.kind == FrontendKind::ClusterIp).unwrap().to_string();
+    assert!(
+        text.contains("remembered for 600 s; ours: accepted: ") && text.ends_with("remembered for 10800 s"),
+        "{text}"
     );
 }
 

@@ -165,7 +165,7 @@ fn endpoints_of_a_large_cluster_carry_no_comments_but_the_first_of_a_service() {
 fn node_port_rule_stays_last() {
     let ruleset = big(500).compile();
     let rules = &ruleset.chain(&Table::Nat, "KUBE-SERVICES").unwrap().rules;
-    assert_eq!(rules.last().unwrap().next_chain().unwrap().as_str(), "KUBE-NODEPORTS");
+    assert_eq!(rules.iter().next_back().unwrap().next_chain().unwrap().as_str(), "KUBE-NODEPORTS");
 }
 
 /// One endpoint more rewrites the chain of its Service, or its leaf, and nothing else.

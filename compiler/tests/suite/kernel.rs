@@ -6,7 +6,7 @@ use fairlead_compiler::{Chain, Delta, Dump, InstalledChain, Ruleset, parse};
 pub(crate) fn apply(dump: &mut Dump, delta: &Delta) {
     for (reference, Chain { rules, .. }) in &delta.put {
         let chains = dump.tables.entry(reference.table.clone()).or_default();
-        chains.insert(reference.name.clone(), InstalledChain { policy: None, rules: rules.clone() });
+        chains.insert(reference.name.clone(), InstalledChain { policy: None, rules: rules.to_vec() });
     }
     for jump in delta.hook.iter().rev() {
         let chains = dump.tables.entry(jump.table.clone()).or_default();

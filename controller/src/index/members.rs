@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use fairlead_objects::{LabelMap, Pod, Service};
+use fairlead_objects::{Interner, LabelMap, Pod, Service};
 use fairlead_planner::selects;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Epoch, intern::Interner};
+use super::Epoch;
 
 type Pair = (Arc<str>, Arc<str>);
 

@@ -14,7 +14,6 @@
 //! waits, so its lock may be held for as long as a call takes and must never be held across an `.await`.
 
 mod dirty;
-mod intern;
 mod members;
 mod snapshot;
 mod topology;
@@ -23,14 +22,15 @@ mod written;
 
 use std::sync::Arc;
 
-use fairlead_objects::{EndpointSlice, Endpoints, LabelMap, Node, Pod, Service, ServiceKey, labels};
+use fairlead_objects::{
+    EndpointSlice, Endpoints, Interner, LabelMap, Node, Pod, Service, ServiceKey, labels,
+};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 pub use dirty::{Cause, Dirty};
 pub use snapshot::Snapshot;
 pub use written::Gone;
 
-use intern::Interner;
 use members::Namespace;
 use topology::Topology;
 use written::Objects;

@@ -35,12 +35,15 @@ make_node_root() {
 # The full name of an image that kubeadm asks for.
 control_image() { "$programs/kubeadm" config images list --kubernetes-version "$kubernetes" 2>/dev/null | grep "/$1:"; }
 
-# Archives of the control plane's images go into the node's store, with those of the tests.
+# Archives of the images that kubeadm asks for go into the node's store, with those of the tests.
 preload() {
     local into=$1 root=$2 name
     mkdir -p "$into/archives"
     for name in kube-apiserver kube-controller-manager etcd; do image_of "$into" "$name" "$tools/$name"; done
     image_of "$into" kube-scheduler "$programs/kube-scheduler"
+    mkdir -p "$into/kube-proxy"
+    tar -xOf "$images/iptables.tar" layer.tar | tar -x -C "$into/kube-proxy"
+    image_of "$into" kube-proxy "$tools/kube-proxy"
     mkdir -p "$into/coredns"
     install "$dns/coredns" "$into/coredns/coredns"
     archive "$into/coredns" "$into/archives/coredns.tar" '"Entrypoint":["/coredns"]' "$(control_image coredns)"

@@ -1,8 +1,8 @@
-//! Waiting for what happens to requests. What comes meanwhile has to agree with the rules, too.
+//! Waiting for what happens to requests, and to what they depend on. What comes meanwhile has to agree with the rules, too.
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{Bed, Connection, From, SETTLE};
@@ -49,6 +49,21 @@ impl Bed {
             let answered: Vec<&str> = shares.keys().map(String::as_str).collect();
             let done = tally.check_answered().is_ok() && answered == wanted;
             Ok(if done { Look::Done(()) } else { Look::NotYet(tally.to_string()) })
+        })
+    }
+
+    /// Waits until the Endpoints of a Service list exactly these Pods as ready, sorted; returns them. They are written beside the
+    /// slices that rules are made from, so that traffic says nothing of them.
+    pub fn await_endpoints(&self, service: &str, pods: &[&str]) -> Result<Value> {
+        wait::until_ok(&format!("{pods:?} in the Endpoints {service}"), SETTLE, || {
+            let endpoints: Value =
+                self.kubernetes().get("Endpoints", "default", service)?.context("there are none")?;
+            let subsets = endpoints["subsets"].as_array().into_iter().flatten();
+            let listed = subsets.flat_map(|subset| subset["addresses"].as_array().into_iter().flatten());
+            let mut names: Vec<_> = listed.filter_map(|one| one["targetRef"]["name"].as_str()).collect();
+            names.sort_unstable();
+            ensure!(names == pods, "{endpoints}");
+            Ok(endpoints)
         })
     }
 

@@ -10,8 +10,10 @@ use fairlead_e2e::cluster::{
     install::Install,
     judge::{self, Judged, Specs},
     operations,
+    running::AnyCluster,
+    takeover,
 };
-use fairlead_e2e::plan::Families;
+use fairlead_e2e::{plan::Families, programs::Make};
 
 /// A cluster of real kubelets in network namespaces of this machine, and what is run on it.
 #[derive(Parser)]
@@ -53,9 +55,13 @@ struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// On kind, with the chart, and nothing but specs
-    #[arg(long, conflicts_with_all = ["nodes", "dual_stack", "examples", "operations", "keep"])]
+    /// On kind, with the chart, and nothing but examples and specs
+    #[arg(long, conflicts_with_all = ["nodes", "dual_stack", "operations", "keep"])]
     kind: bool,
+
+    /// On kind as it is without the chart: carry out docs/migration.md, there and back, under load
+    #[arg(long, requires = "kind", conflicts_with_all = ["examples", "focus", "up"])]
+    takeover: bool,
 
     /// Leave everything running at the end, and print how to play with it, until Enter is pressed
     #[arg(long)]
@@ -78,8 +84,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     if args.kind {
-        let mut kind = Kind::start()?;
-        return if args.up { Ok(()) } else { run_specs(&mut kind, args) };
+        return run_on_kind(args);
     }
     let families = if args.dual_stack { Families::DualStack } else { Families::V4 };
     let mut cluster = Cluster::start(Options { families, ..Options::from_env(args.nodes)? })?;
@@ -94,9 +99,24 @@ fn run(args: &Args) -> Result<()> {
     judged
 }
 
+fn run_on_kind(args: &Args) -> Result<()> {
+    if args.takeover {
+        return takeover::run(&mut Kind::start(Make::Genuine)?);
+    }
+    let mut kind = Kind::start(Make::Ours)?;
+    if args.up {
+        return Ok(());
+    }
+    if args.focus.is_none() {
+        let filter = args.examples.as_deref().unwrap_or_default();
+        cases::run::<AnyCluster>(&mut kind, "examples", cases::EXAMPLES, filter)?;
+    }
+    if args.examples.is_some() { Ok(()) } else { run_specs(&mut kind, args) }
+}
+
 fn judge(cluster: &mut Cluster, args: &Args) -> Result<()> {
     if let Some(filter) = &args.examples {
-        return cases::run(cluster, "examples", cases::EXAMPLES, filter);
+        return cases::run::<AnyCluster>(cluster, "examples", cases::EXAMPLES, filter);
     }
     if let Some(filter) = &args.operations {
         return cases::run(cluster, "operations", operations::ALL, filter);
@@ -104,7 +124,7 @@ fn judge(cluster: &mut Cluster, args: &Args) -> Result<()> {
     if args.focus.is_some() {
         return run_specs(cluster, args);
     }
-    cases::run(cluster, "examples", cases::EXAMPLES, "")?;
+    cases::run::<AnyCluster>(cluster, "examples", cases::EXAMPLES, "")?;
     run_specs(cluster, args)?;
     // They are about the chart.
     if cluster.options.install == Install::Chart && !args.quick {

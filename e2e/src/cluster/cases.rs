@@ -6,14 +6,16 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::Cluster;
+use super::{
+    Cluster,
+    running::{AnyCluster, Asker, Running},
+};
 use crate::{
     examples, probe,
     processes::{Process, Start},
@@ -23,11 +25,11 @@ use crate::{
 /// How long a change may take to be seen everywhere.
 const SETTLE: Duration = Duration::from_mins(1);
 
-/// A case.
-pub type Case = (&'static str, fn(&mut Cluster) -> Result<()>);
+/// A case, on a certain kind of cluster.
+pub type Case<C = Cluster> = (&'static str, fn(&mut C) -> Result<()>);
 
-/// The examples.
-pub const EXAMPLES: &[Case] = &[
+/// The examples, on any.
+pub const EXAMPLES: &[Case<AnyCluster>] = &[
     ("my-service: a Pod's DNS name query leads to the ClusterIP, and that to both Pods", by_name),
     ("kubia: the environment of a Pod made later leads to the Service, both ports by name", by_environment),
     ("headless: DNS gives the addresses of the ready Pods", headless),
@@ -39,9 +41,12 @@ pub const EXAMPLES: &[Case] = &[
 ];
 
 /// Runs those cases whose names contain `filter` one by one, and fails with all that failed.
-pub fn run(cluster: &mut Cluster, what: &str, cases: &[Case], filter: &str) -> Result<()> {
+pub fn run<C>(cluster: &mut C, what: &str, cases: &[Case<C>], filter: &str) -> Result<()>
+where
+    C: Running + ?Sized,
+{
     let mut failed = Vec::new();
-    let chosen: Vec<&Case> = cases.iter().filter(|(name, _)| name.contains(filter)).collect();
+    let chosen: Vec<_> = cases.iter().filter(|(name, _)| name.contains(filter)).collect();
     for (name, case) in &chosen {
         let began = Instant::now();
         let result = case(cluster).and_then(|()| cluster.check());
@@ -60,7 +65,7 @@ pub fn run(cluster: &mut Cluster, what: &str, cases: &[Case], filter: &str) -> R
     Ok(())
 }
 
-fn by_name(cluster: &mut Cluster) -> Result<()> {
+fn by_name(cluster: &mut AnyCluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     let ip = cluster_ip(cluster, "my-service")?;
     await_client(cluster, None)?;
@@ -69,7 +74,7 @@ fn by_name(cluster: &mut Cluster) -> Result<()> {
     await_servers(cluster, "http://my-service/hostname", 2)
 }
 
-fn by_environment(cluster: &mut Cluster) -> Result<()> {
+fn by_environment(cluster: &mut AnyCluster) -> Result<()> {
     apply(cluster, "kubia.yaml")?;
     let ip = cluster_ip(cluster, "kubia")?;
     await_client(cluster, None)?;
@@ -81,7 +86,7 @@ fn by_environment(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-fn headless(cluster: &mut Cluster) -> Result<()> {
+fn headless(cluster: &mut AnyCluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     apply(cluster, "headless.yaml")?;
     await_client(cluster, None)?;
@@ -96,7 +101,7 @@ fn headless(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-fn external_name(cluster: &mut Cluster) -> Result<()> {
+fn external_name(cluster: &mut AnyCluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     apply(cluster, "external-name.yaml")?;
     await_client(cluster, None)?;
@@ -108,19 +113,20 @@ fn external_name(cluster: &mut Cluster) -> Result<()> {
     await_servers(cluster, "http://my-alias/hostname", 2)
 }
 
-fn node_port(cluster: &mut Cluster) -> Result<()> {
+fn node_port(cluster: &mut AnyCluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     cluster.kubernetes().merge("Service", "default", "my-service", json!({"spec": {"type": "NodePort"}}))?;
     let service: Value =
         cluster.kubernetes().get("Service", "default", "my-service")?.context("no Service")?;
     let port = u16::try_from(service["spec"]["ports"][0]["nodePort"].as_u64().context("no node port")?)?;
     let ip = cluster_ip(cluster, "my-service")?.parse()?;
-    for (node, host) in cluster.nodes() {
-        let at = SocketAddr::new(node.addresses.v4.into(), port);
-        for (from, target) in [(cluster.outside(), at), (host, SocketAddr::new(ip, 80))] {
+    for (node, address) in cluster.addresses()? {
+        let doors =
+            [(Asker::Outside, SocketAddr::new(address, port)), (Asker::Node(&node), SocketAddr::new(ip, 80))];
+        for (from, target) in doors {
             wait::until_ok(&format!("an answer from {target}"), SETTLE, || {
-                let (status, body) = probe::http_get(from, target, "/hostname")?;
-                ensure!(status == 200 && body.contains("my-app-"), "{status} {body}");
+                let body = cluster.fetch(from, target, "/hostname")?;
+                ensure!(body.contains("my-app-"), "{body}");
                 Ok(())
             })?;
         }
@@ -128,7 +134,7 @@ fn node_port(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-fn api_server(cluster: &mut Cluster) -> Result<()> {
+fn api_server(cluster: &mut AnyCluster) -> Result<()> {
     await_client(cluster, None)?;
     wait::until_ok("the API server to answer a Pod", SETTLE, || {
         let found = shell(cluster, "curl -sk -m 3 https://kubernetes/version")?;
@@ -137,7 +143,7 @@ fn api_server(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-fn kubectl_ways(cluster: &mut Cluster) -> Result<()> {
+fn kubectl_ways(cluster: &mut AnyCluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     cluster.kubectl(&[
         "expose",
@@ -151,12 +157,12 @@ fn kubectl_ways(cluster: &mut Cluster) -> Result<()> {
     await_servers(cluster, "http://exposed:8000/hostname", 2)?;
     let kubeconfig = cluster.kubectl_environment();
     let args = ["port-forward", "service/my-service", "18080:80"].map(str::to_owned);
-    let kubectl: PathBuf = cluster.tools().program("kubectl");
-    let start = Start { name: "port-forward", program: &kubectl, args: &args, env: &kubeconfig };
-    let mut forward = Process::start(cluster.record(), cluster.control_plane(), &start)?;
+    let court = cluster.court();
+    let start = Start { name: "port-forward", program: &court.kubectl, args: &args, env: &kubeconfig };
+    let mut forward = Process::start(court.record, court.host, &start)?;
     wait::until("an answer through the forwarded port", SETTLE, || {
         forward.check()?;
-        let answer = probe::http_get(cluster.control_plane(), ([127, 0, 0, 1], 18080).into(), "/hostname");
+        let answer = probe::http_get(court.host, ([127, 0, 0, 1], 18080).into(), "/hostname");
         Ok(match answer {
             Ok((200, body)) if body.contains("my-app-") => wait::Look::Done(()),
             other => wait::Look::NotYet(format!("{other:?}")),
@@ -164,7 +170,7 @@ fn kubectl_ways(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-fn deleted_pods(cluster: &mut Cluster) -> Result<()> {
+fn deleted_pods(cluster: &mut AnyCluster) -> Result<()> {
     apply(cluster, "my-service.yaml")?;
     await_client(cluster, None)?;
     await_servers(cluster, "http://my-service/hostname", 2)?;
@@ -185,8 +191,8 @@ fn deleted_pods(cluster: &mut Cluster) -> Result<()> {
 
 /// Applies an example, and waits until its Deployments are available. There is no registry: agnhost, which every node
 /// has, answers in the place of the image that the example names.
-pub(super) fn apply(cluster: &Cluster, example: &str) -> Result<()> {
-    let image = cluster.parts().image("agnhost")?;
+pub(super) fn apply(cluster: &dyn Running, example: &str) -> Result<()> {
+    let image = cluster.court().parts.image("agnhost")?;
     for mut object in examples::objects(example)? {
         if let Some(containers) =
             object.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut)
@@ -212,8 +218,8 @@ fn stand_in(container: &mut Value, image: &str) -> Result<()> {
 }
 
 /// A Pod to ask from, on a node if that matters, made only now: its environment has the Services that are there.
-pub(super) fn await_client(cluster: &Cluster, node: Option<&str>) -> Result<()> {
-    let image = cluster.parts().image("agnhost")?;
+pub(super) fn await_client(cluster: &dyn Running, node: Option<&str>) -> Result<()> {
+    let image = cluster.court().parts.image("agnhost")?;
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client", "namespace": "default"},
         "spec": {
@@ -229,18 +235,18 @@ pub(super) fn await_client(cluster: &Cluster, node: Option<&str>) -> Result<()> 
 }
 
 /// Runs a line of shell in the client's Pod, with `kubectl exec`.
-pub(super) fn shell(cluster: &Cluster, line: &str) -> Result<String> {
+pub(super) fn shell(cluster: &dyn Running, line: &str) -> Result<String> {
     cluster.kubectl(&["exec", "client", "--", "sh", "-c", line])
 }
 
 /// Which servers answer twenty requests.
-fn servers(cluster: &Cluster, url: &str) -> Result<BTreeSet<String>> {
+fn servers(cluster: &dyn Running, url: &str) -> Result<BTreeSet<String>> {
     let line = format!("for i in $(seq 20); do curl -sf -m 3 {url} || exit 1; echo; done");
     Ok(shell(cluster, &line)?.lines().map(str::to_owned).collect())
 }
 
 /// Waits until so many servers answer, and nothing else.
-pub(super) fn await_servers(cluster: &Cluster, url: &str, count: usize) -> Result<()> {
+pub(super) fn await_servers(cluster: &dyn Running, url: &str, count: usize) -> Result<()> {
     wait::until_ok(&format!("{count} servers at {url}"), SETTLE, || {
         let found = servers(cluster, url)?;
         ensure!(found.len() == count, "{found:?}");
@@ -248,13 +254,13 @@ pub(super) fn await_servers(cluster: &Cluster, url: &str, count: usize) -> Resul
     })
 }
 
-fn cluster_ip(cluster: &Cluster, service: &str) -> Result<String> {
+fn cluster_ip(cluster: &dyn Running, service: &str) -> Result<String> {
     let found: Value = cluster.kubernetes().get("Service", "default", service)?.context("no Service")?;
     Ok(found["spec"]["clusterIP"].as_str().context("no cluster IP")?.to_owned())
 }
 
 /// Removes everything from the namespace `default` but the API server's own.
-fn empty(cluster: &Cluster) -> Result<()> {
+fn empty<C: Running + ?Sized>(cluster: &C) -> Result<()> {
     wait::until_ok("the namespace to be empty", SETTLE, || {
         let mut left = Vec::new();
         for kind in ["Deployment", "Service", "Pod"] {

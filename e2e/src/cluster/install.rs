@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Cluster, READY};
+use super::{Cluster, READY, running::Running};
 use crate::{
     chart::{self, Helm},
     pki, plan,
@@ -43,18 +43,29 @@ pub const NAMESPACE: &str = chart::NAMESPACE;
 /// Starts the programs under test as processes: one controller beside the API server, a programmer on every node.
 pub(super) fn start_processes(cluster: &mut Cluster) -> Result<()> {
     service_accounts::establish(&cluster.control.kubernetes, &cluster.control.pki)?;
-    start_as(cluster, cluster.options.controller, cluster.options.programmer)
+    start_as(cluster, cluster.options.controller, cluster.options.programmer, &[])
 }
 
-/// As [`start_processes`], of these makes; ours need their accounts.
-pub(super) fn start_as(cluster: &mut Cluster, controller: Make, programmer: Make) -> Result<()> {
+/// As [`start_processes`], of these makes; ours need their accounts. `extra` flags are for the programmers.
+pub(super) fn start_as(
+    cluster: &mut Cluster,
+    controller: Make,
+    programmer: Make,
+    extra: &[&str],
+) -> Result<()> {
     let place = place(cluster);
     let controller = Controller::start(place, &cluster.network.control_plane, controller, &[])?;
     let programmers =
-        cluster.nodes().map(|(node, host)| Programmer::start(place, host, node, programmer, &[]));
+        cluster.nodes().map(|(node, host)| Programmer::start(place, host, node, programmer, extra));
     let programmers = programmers.collect::<Result<_>>()?;
     (cluster.controller, cluster.programmers) = (Some(controller), programmers);
     Ok(())
+}
+
+/// Ends what [`start_as`] has started.
+pub(super) fn stop_processes(cluster: &mut Cluster) -> Result<()> {
+    cluster.controller.take().context("no controller runs")?.stop()?;
+    std::mem::take(&mut cluster.programmers).into_iter().try_for_each(Programmer::stop)
 }
 
 /// What programs that are started as processes need to know.
@@ -77,8 +88,8 @@ pub(super) enum Await {
     Running,
 }
 
-/// Installs the chart.
-pub(super) fn install_chart(cluster: &Cluster, until: Await) -> Result<()> {
+/// Installs the chart, with `more` values.
+pub(super) fn install_chart(cluster: &Cluster, until: Await, more: &[&str]) -> Result<()> {
     import_images(cluster)?;
     cluster.say("images of the programs under test");
     let networks = plan::cluster_networks(cluster.options.families);
@@ -91,7 +102,8 @@ pub(super) fn install_chart(cluster: &Cluster, until: Await) -> Result<()> {
         "image.pullPolicy=Never".to_owned(),
     ];
     let folder = chart_folder()?;
-    helm(cluster, &["install", RELEASE, &folder, "--namespace", NAMESPACE, "--set", &values.join(",")])?;
+    let values = [&values.each_ref().map(String::as_str), more].concat().join(",");
+    helm(cluster, &["install", RELEASE, &folder, "--namespace", NAMESPACE, "--set", &values])?;
     if until == Await::Ready { await_programs(cluster) } else { await_running(cluster) }
 }
 

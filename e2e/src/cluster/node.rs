@@ -15,6 +15,7 @@ use crate::{
     pki::Pki,
     plan::{self, Families},
     processes::{Process, Start, tail},
+    programs::Variant,
     record::Record,
 };
 
@@ -47,6 +48,8 @@ pub(super) struct Site<'a> {
     pub(super) folder: &'a Path,
     /// Families of the cluster.
     pub(super) families: Families,
+    /// The iptables of kubelet and of the network plugin.
+    pub(super) variant: Variant,
 }
 
 /// A running node.
@@ -77,6 +80,7 @@ impl Kubelet {
         let addresses: Vec<String> =
             node.addresses.known(site.families).iter().map(IpAddr::to_string).collect();
         let path = |path: PathBuf| path.display().to_string();
+        let iptables = site.variant.in_front(folder.join("iptables"))?;
         let mut args: Vec<String> = UNSHARE.split(' ').map(str::to_owned).collect();
         args.extend([
             path(parts::script("node.sh")),
@@ -88,6 +92,7 @@ impl Kubelet {
             path(site.parts.program("kubelet")),
             node.known_pod_networks(site.families).join(","),
             addresses.join(","),
+            iptables.map(path).unwrap_or_default(),
         ]);
         let process = boot(site.record, namespace, &node.name, &args)?;
         Ok(Self { process, folder, name: node.name.clone(), args })

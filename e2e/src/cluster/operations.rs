@@ -3,87 +3,52 @@
 //!
 //! Invariant: requests to a Service go on all the while, and not one of them fails.
 
+mod other_mode;
+mod release;
+
 use std::{process::Command, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{
     Cluster,
     cases::{self, Case},
     install::{self, helm},
+    requests::Load,
+    running::Running,
 };
 use crate::{
-    programs::{Make, Programmer},
+    programs::{Make, Programmer, Variant},
     wait,
 };
 
 /// How long a change may take to be done everywhere.
 const SETTLE: Duration = Duration::from_mins(2);
 
+/// The node that requests come from.
+const CLIENT: &str = "node1";
+
 /// Chains that kubelet makes.
 const KUBELETS: [&str; 3] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-FIREWALL"];
 
 /// On a cluster where the chart is installed, in this order.
 pub const ALL: &[Case] = &[
+    ("rules are of the variant of iptables that kubelet has", follow_kubelet),
+    ("helm test succeeds", release::test),
+    (
+        "values that the program refuses are named by the Pod's status, and rolled back under load",
+        release::refuse_values,
+    ),
     ("helm upgrade and rollback under load", upgrade_and_roll_back),
     ("restart of the API server under load", restart_api_server),
     ("drain of a node under load", drain),
     ("loss of a node, and its return", lose_node),
     ("uninstall leaves no object and no rule", uninstall),
+    ("helm test fails where no programmer is", release::fail_the_test),
+    ("from kube-proxy in mode nftables to the chart under load", other_mode::take_over_from_nftables),
     ("from the genuine programs to the chart and back under load", take_over),
 ];
-
-/// Requests that go on in a Pod on node1: a new connection each, to the ClusterIP of `my-service`.
-struct Load<'a> {
-    cluster: &'a Cluster,
-}
-
-/// A line per answer: its status, 000 when there was none.
-const ASK: &str = "nohup sh -c 'while [ ! -e /tmp/stop ]; do \
-     curl -s -m 3 -o /dev/null -w \"%{http_code}\\n\" http://$MY_SERVICE_SERVICE_HOST/hostname; sleep 0.02; \
-     done > /tmp/answers; touch /tmp/stopped' > /dev/null 2>&1 &";
-
-impl<'a> Load<'a> {
-    fn start(cluster: &'a Cluster) -> Result<Self> {
-        cases::apply(cluster, "my-service.yaml")?;
-        cases::await_client(cluster, Some("node1"))?;
-        cases::await_servers(cluster, "http://$MY_SERVICE_SERVICE_HOST/hostname", 2)?;
-        cases::shell(cluster, ASK)?;
-        let load = Self { cluster };
-        load.await_more()?;
-        Ok(load)
-    }
-
-    /// Waits until requests have gone through the state of things as it is now.
-    fn await_more(&self) -> Result<()> {
-        let before = self.count()?;
-        wait::until_ok("more requests to be answered", SETTLE, || {
-            let now = self.count()?;
-            ensure!(now >= before + 20, "{before}, now {now}");
-            Ok(())
-        })
-    }
-
-    fn count(&self) -> Result<usize> {
-        Ok(cases::shell(self.cluster, "wc -l < /tmp/answers")?.trim().parse()?)
-    }
-
-    /// Ends it, and fails when a request did.
-    fn end(self) -> Result<usize> {
-        self.await_more()?;
-        cases::shell(self.cluster, "touch /tmp/stop")?;
-        wait::until_ok("the requests to end", SETTLE, || cases::shell(self.cluster, "cat /tmp/stopped"))?;
-        let answers = cases::shell(self.cluster, "sort /tmp/answers | uniq -c")?;
-        let all = self.count()?;
-        ensure!(
-            answers.trim() == format!("{all} 200"),
-            "requests failed; answers by status: {}",
-            answers.trim()
-        );
-        Ok(all)
-    }
-}
 
 /// The programs' Pods by name, oldest first.
 fn pods(cluster: &Cluster) -> Result<Vec<String>> {
@@ -96,7 +61,7 @@ fn pods(cluster: &Cluster) -> Result<Vec<String>> {
 }
 
 fn upgrade_and_roll_back(cluster: &mut Cluster) -> Result<()> {
-    let load = Load::start(cluster)?;
+    let load = Load::start_on(cluster, CLIENT)?;
     let folder = install::chart_folder()?;
     let steps: [&[&str]; 2] = [
         &[
@@ -130,7 +95,7 @@ fn upgrade_and_roll_back(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn restart_api_server(cluster: &mut Cluster) -> Result<()> {
-    Load::start(cluster)?;
+    Load::start_on(cluster, CLIENT)?;
     let Cluster { control, record, network, tools, .. } = cluster;
     control.restart_api_server(record, &network.control_plane, tools)?;
     let load = Load { cluster };
@@ -142,7 +107,7 @@ fn restart_api_server(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn drain(cluster: &mut Cluster) -> Result<()> {
-    let load = Load::start(cluster)?;
+    let load = Load::start_on(cluster, CLIENT)?;
     let last = format!("node{}", cluster.options.nodes);
     cluster.kubectl(&[
         "drain",
@@ -200,16 +165,37 @@ fn uninstall(cluster: &mut Cluster) -> Result<()> {
     let left = cluster.kubectl(&["get", kinds, "--all-namespaces", "--output=name"])?;
     let left: Vec<&str> = left.lines().filter(|name| name.contains("fairlead")).collect();
     ensure!(left.is_empty(), "left behind: {left:?}");
-    // Rules stay for whoever takes them over, until they are told to go.
+    clean_up(cluster)
+}
+
+/// Rules stay for whoever takes them over, until they are told to go. Then none is left, of either variant.
+fn clean_up(cluster: &Cluster) -> Result<()> {
     for (node, host) in cluster.nodes() {
         Programmer::clean_up(install::place(cluster), host, node, Make::Ours)?;
-        for save in ["iptables-save", "ip6tables-save"] {
-            let rules = host.output(&mut Command::new(save))?;
-            let left: Vec<&str> = rules
-                .lines()
-                .filter(|line| line.contains("KUBE-") && !KUBELETS.iter().any(|own| line.contains(own)))
-                .collect();
-            ensure!(left.is_empty(), "left on {}: {left:?}", node.name);
+        for variant in [Variant::Nft, Variant::Legacy] {
+            for save in ["iptables-save", "ip6tables-save"] {
+                let rules = host.output(&mut Command::new(variant.program(save)))?;
+                let left: Vec<&str> = rules
+                    .lines()
+                    .filter(|line| line.contains("KUBE-") && !KUBELETS.iter().any(|own| line.contains(own)))
+                    .collect();
+                ensure!(left.is_empty(), "left on {}: {left:?}", node.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Both variants are in the programmer's image, and in the kernel: kubelet's chains alone tell which one the node has.
+fn follow_kubelet(cluster: &mut Cluster) -> Result<()> {
+    for (node, host) in cluster.nodes() {
+        for variant in [Variant::Nft, Variant::Legacy] {
+            let rules = host.output(&mut Command::new(variant.program("iptables-save")))?;
+            let here = cluster.options.variant == variant;
+            for chain in ["KUBE-IPTABLES-HINT", "KUBE-SERVICES"] {
+                let found = rules.contains(&format!(":{chain} "));
+                ensure!(found == here, "{chain} on {}, {variant:?}: {found}\n{rules}", node.name);
+            }
         }
     }
     Ok(())
@@ -218,15 +204,12 @@ fn uninstall(cluster: &mut Cluster) -> Result<()> {
 /// Begins when nothing is installed.
 fn take_over(cluster: &mut Cluster) -> Result<()> {
     start_genuine(cluster)?;
-    Load::start(cluster)?;
+    Load::start_on(cluster, CLIENT)?;
     // Both controllers and both programmers are there for a while: ours wait, or leave alone what is right.
-    install::install_chart(cluster, install::Await::Running)?;
-    cluster.controller.take().context("no controller runs")?.stop()?;
-    for programmer in std::mem::take(&mut cluster.programmers) {
-        programmer.stop()?;
-    }
+    install::install_chart(cluster, install::Await::Running, &[])?;
+    install::stop_processes(cluster)?;
     install::await_programs(cluster)?;
-    follow_a_change(cluster, 3)?;
+    Load { cluster }.follow_a_change(3)?;
     // And back.
     cluster.kubectl(&["delete", "daemonset", "fairlead-programmer", "--namespace", install::NAMESPACE])?;
     wait::until_ok("the programmers to be gone", SETTLE, || {
@@ -236,20 +219,13 @@ fn take_over(cluster: &mut Cluster) -> Result<()> {
     })?;
     start_genuine(cluster)?;
     helm(cluster, &["uninstall", install::RELEASE, "--namespace", install::NAMESPACE, "--wait"])?;
-    follow_a_change(cluster, 2)?;
+    Load { cluster }.follow_a_change(2)?;
     report(cluster, Load { cluster }.end()?);
     Ok(())
 }
 
-/// Those who are in charge now put a change into effect.
-fn follow_a_change(cluster: &Cluster, replicas: usize) -> Result<()> {
-    cluster.kubectl(&["scale", "deployment", "my-app", &format!("--replicas={replicas}")])?;
-    cases::await_servers(cluster, "http://$MY_SERVICE_SERVICE_HOST/hostname", replicas)?;
-    Load { cluster }.await_more()
-}
-
 fn start_genuine(cluster: &mut Cluster) -> Result<()> {
-    install::start_as(cluster, Make::Genuine, Make::Genuine)
+    install::start_as(cluster, Make::Genuine, Make::Genuine, &[])
 }
 
 fn report(cluster: &Cluster, requests: usize) {

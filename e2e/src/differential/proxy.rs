@@ -18,6 +18,7 @@
 
 mod agreement;
 mod comparison;
+mod counts;
 mod kernel;
 mod marker;
 mod packets;
@@ -27,6 +28,7 @@ mod shapes;
 mod side;
 mod slices;
 mod world;
+mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +48,7 @@ use self::{
     place::Place,
     side::Side,
     world::{Doomed, Step, World},
+    writer::{Writer, delete_all},
 };
 use crate::{
     Bed,
@@ -54,8 +57,6 @@ use crate::{
     tun::{Harness, Setup},
 };
 
-/// Deletions under way at once.
-const PARALLEL: usize = 8;
 /// Seconds for which a client has to be remembered to be asked about it.
 const LASTING: u32 = 60;
 
@@ -114,6 +115,8 @@ pub struct Report {
     pub packets: usize,
     /// Packets that a Service did something with.
     pub handled: usize,
+    /// Packets of which many were sent, to count how often each endpoint gets one.
+    pub counted: usize,
     /// Longest that kube-proxy took to catch up.
     pub slowest: Duration,
 }
@@ -188,9 +191,12 @@ fn clear(bed: &Bed) -> Result<()> {
         for kind in ["Service", "EndpointSlice"] {
             let objects: Vec<Value> = bed.kubernetes().list(kind, namespace, "")?;
             let names = objects.iter().filter_map(|object| object.pointer("/metadata/name")?.as_str());
-            for name in names.filter(|name| *name != "kubernetes") {
-                bed.kubernetes().delete(kind, namespace, name, 0)?;
-            }
+            let doomed = names.filter(|name| *name != "kubernetes").map(|name| Doomed {
+                kind,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            });
+            delete_all(bed.kubernetes(), &doomed.collect::<Vec<_>>())?;
         }
     }
     Ok(())
@@ -211,6 +217,7 @@ struct Run<'a> {
     genuine: Kernel,
     ours: Kernel,
     sides: Both<Side>,
+    writer: Writer,
     /// The Services of the moment before: their frontends must be gone, or somebody else's.
     before: BTreeMap<ServiceKey, Service>,
 }
@@ -228,7 +235,8 @@ impl<'a> Run<'a> {
         let mut side = |facts: &NodeFacts| Side::new(&mut ours, facts.clone(), settings.config);
         let sides = [side(&facts[0])?, side(&facts[1])?];
         let hosts = facts.each_ref().map(Host::from);
-        Ok(Self { bed, settings, place, facts, hosts, genuine, ours, sides, before: BTreeMap::new() })
+        let (writer, before) = (Writer::default(), BTreeMap::new());
+        Ok(Self { bed, settings, place, facts, hosts, genuine, ours, sides, writer, before })
     }
 
     fn random(&mut self, extent: Extent) -> Result<Report> {
@@ -238,14 +246,15 @@ impl<'a> Run<'a> {
             self.compare(&world.step(), &mut report).with_context(|| format!("state {state}"))?;
         }
         ensure!(report.handled * 4 > report.packets, "most packets met no Service: {report:?}");
+        ensure!(report.counted > 0, "nothing was up to chance: {report:?}");
         Ok(report)
     }
 
     /// Takes a step on both sides, and compares what comes of the packets to the Services that it touches.
     fn compare(&mut self, step: &Step, report: &mut Report) -> Result<()> {
-        self.write(&step.delete, &step.apply)?;
+        self.writer.write(self.bed.kubernetes(), step)?;
         let marker = Marker::next();
-        self.bed.kubernetes().apply_all(&marker.objects())?;
+        marker.write(self.bed.kubernetes(), report.states == 0)?;
         let (moment, waited) = self.catch_up(marker)?;
         report.slowest = report.slowest.max(waited);
         self.break_something()?;
@@ -261,6 +270,7 @@ impl<'a> Run<'a> {
                 report.handled += usize::from(theirs.meets_service());
             }
         }
+        report.counted += self.count(&questions, &genuine, report.states)?;
         for (family, side) in FAMILIES.into_iter().zip(&self.sides) {
             side.shadow(self.genuine.installed(family))?;
         }
@@ -268,23 +278,6 @@ impl<'a> Run<'a> {
         self.before = moment.services;
         report.states += 1;
         Ok(())
-    }
-
-    fn write(&self, delete: &BTreeSet<Doomed>, apply: &[Value]) -> Result<()> {
-        let kubernetes = self.bed.kubernetes();
-        let doomed: Vec<&Doomed> = delete.iter().collect();
-        let parts = doomed.chunks(doomed.len().div_ceil(PARALLEL).max(1));
-        let remove = |part: &[&Doomed]| {
-            part.iter()
-                .try_for_each(|Doomed { kind, namespace, name }| kubernetes.delete(kind, namespace, name, 0))
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = parts.map(|part| scope.spawn(move || remove(part))).collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
-        kubernetes.apply_all(apply)
     }
 
     /// Has both sides' rules made from what the API server has, and read. Tells how long kube-proxy took.
@@ -352,6 +345,23 @@ impl<'a> Run<'a> {
             }
         }
         asked
+    }
+
+    /// Has both kernels count how often endpoints get a connection, for one of the questions whose answer is up to chance:
+    /// another in each moment. Tells how many were counted.
+    fn count(&mut self, questions: &[Question], replies: &[Reply], moment: usize) -> Result<usize> {
+        let all = questions.iter().zip(replies);
+        let all: Vec<_> =
+            all.filter(|(question, reply)| counts::is_chance(question, &reply.traced)).collect();
+        let Some((question, reply)) = all.get(moment % all.len().max(1)) else { return Ok(0) };
+        let count = |kernel: &mut Kernel| counts::count(kernel.harness(), question, &reply.traced);
+        std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| count(&mut self.genuine).context("kube-proxy"));
+            let own = count(&mut self.ours).context("ours");
+            theirs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            own
+        })?;
+        Ok(1)
     }
 
     /// Both kernels at once.

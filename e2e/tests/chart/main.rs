@@ -22,8 +22,10 @@ use crate::{
     starts::{
         a_kube_proxy_that_still_runs_is_named_and_waited_for,
         an_api_server_that_cannot_be_reached_is_named_and_nobody_is_ready,
+        what_the_mode_of_the_values_left_goes_when_rules_are_there,
     },
     values::{
+        a_network_of_each_family_and_settings_of_other_modes_are_taken,
         every_value_is_documented_and_in_the_schema, the_chart_is_well_formed,
         wrong_values_are_refused_by_name,
     },
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             generated_files_are_in_step_with_the_chart,
             every_value_is_documented_and_in_the_schema,
             wrong_values_are_refused_by_name,
+            a_network_of_each_family_and_settings_of_other_modes_are_taken,
             every_flag_of_the_chart_is_one_that_the_program_takes,
             every_object_passes_a_server_side_dry_run,
             only_the_programmer_is_more_than_restricted,
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
             each_right_of_the_test_pod_is_needed,
             a_kube_proxy_that_still_runs_is_named_and_waited_for,
             an_api_server_that_cannot_be_reached_is_named_and_nobody_is_ready,
+            what_the_mode_of_the_values_left_goes_when_rules_are_there,
         ],
     )
 }

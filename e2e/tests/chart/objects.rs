@@ -1,6 +1,10 @@
 //! What the chart renders: known to the API server, safe, and gone when it is uninstalled.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use fairlead_e2e::{
@@ -45,7 +49,7 @@ fn full() -> Value {
 }
 
 /// All that a release with these values consists of, the Pod of `helm test` included.
-fn rendered(bed: &Bed, helm: &Helm, profile: &str, values: &Value) -> Result<String> {
+pub(crate) fn rendered(bed: &Bed, helm: &Helm, profile: &str, values: &Value) -> Result<String> {
     let file = bed.dir().join("values.json");
     fs::write(&file, values.to_string())?;
     let folder = chart::folder();
@@ -131,10 +135,7 @@ pub(crate) fn every_flag_of_the_chart_is_one_that_the_program_takes(bed: &mut Be
     for profile in PROFILES {
         for values in [json!({"apiServer": {"host": "10.0.0.1"}}), full()] {
             let objects = examples::parse(&rendered(bed, &helm, profile, &values)?)?;
-            let configuration =
-                objects.iter().find_map(|object| object.pointer("/data/config.yaml")?.as_str());
-            let file = bed.dir().join("config.yaml");
-            fs::write(&file, configuration.context("no configuration")?)?;
+            let file = configuration(bed, &objects)?;
             for container in objects.iter().flat_map(containers) {
                 takes_its_flags(container, &file)
                     .with_context(|| format!("profile {profile}: {container}"))?;
@@ -142,6 +143,14 @@ pub(crate) fn every_flag_of_the_chart_is_one_that_the_program_takes(bed: &mut Be
         }
     }
     Ok(())
+}
+
+/// A file with the programmer's configuration.
+pub(crate) fn configuration(bed: &Bed, objects: &[Value]) -> Result<PathBuf> {
+    let text = objects.iter().find_map(|object| object.pointer("/data/config.yaml")?.as_str());
+    let file = bed.dir().join("config.yaml");
+    fs::write(&file, text.context("no configuration")?)?;
+    Ok(file)
 }
 
 fn containers(object: &Value) -> impl Iterator<Item = &Value> {

@@ -15,6 +15,7 @@ const WRONG: &[(&str, &str)] = &[
     ("profile=both", "'/profile': value must be one of 'replace', 'beside', 'shadow'"),
     ("apiServer.host=", "apiServer.host is empty"),
     ("apiServer.host=https://10.0.0.1", "/apiServer/host"),
+    ("apiServer.host=10.0.0.1:6443", "/apiServer/host"),
     ("apiServer.port=0", "/apiServer/port"),
     ("apiserver.host=10.0.0.1", "additional properties 'apiserver' not allowed"),
     ("image.tag=1 2", "/image/tag"),
@@ -35,7 +36,33 @@ const WRONG: &[(&str, &str)] = &[
     ("controller.enabled=false,programmer.enabled=false", "controller.enabled and programmer.enabled"),
     ("programmer.config.clusterCidr=10.0.0.0/8", "'/programmer/config': additional properties 'clusterCidr'"),
     ("programmer.config.clusterCIDR=10.0.0.0", "/programmer/config/clusterCIDR"),
-    ("programmer.config.mode=ipvs", "/programmer/config/mode"),
+    (
+        "programmer.config.clusterCIDR=10.0.0.0/33",
+        "programmer.config.clusterCIDR is 10.0.0.0/33: expected a network",
+    ),
+    (
+        r"programmer.config.clusterCIDR=10.0.0.0/8\,11.0.0.0/8",
+        "programmer.config.clusterCIDR is 10.0.0.0/8,11.0.0.0/8",
+    ),
+    (
+        "programmer.config.nodePortAddresses={10.0.0.256/32}",
+        "programmer.config.nodePortAddresses names 10.0.0.256/32",
+    ),
+    (
+        "programmer.config.nodePortAddresses={10.0.0.0/8,primary}",
+        "programmer.config.nodePortAddresses names primary",
+    ),
+    (
+        "programmer.config.bindAddress=10.0.0.256",
+        "programmer.config.bindAddress is 10.0.0.256: expected an IP address",
+    ),
+    (
+        "programmer.config.mode=userspace",
+        "'/programmer/config/mode': value must be one of '', 'iptables', 'ipvs', 'nftables'",
+    ),
+    ("programmer.config.nftables.masqueradeBit=32", "/programmer/config/nftables/masqueradeBit"),
+    // It has no effect.
+    ("programmer.config.ipvs.strictARP=true", "'/programmer/config/ipvs': additional properties 'strictARP'"),
     ("programmer.config.iptables.masqueradeBit=32", "/programmer/config/iptables/masqueradeBit"),
     ("programmer.config.conntrack.udpTimeout=30", "/programmer/config/conntrack/udpTimeout"),
     (
@@ -85,6 +112,24 @@ pub(crate) fn wrong_values_are_refused_by_name(_: &mut Bed) -> Result<()> {
         refused(&["--set", settings], named);
     }
     refused(&["--kube-version=1.20.15"], "1.20.15");
+    Ok(())
+}
+
+/// As in the ConfigMap of a kube-proxy in one of these modes.
+pub(crate) fn a_network_of_each_family_and_settings_of_other_modes_are_taken(_: &mut Bed) -> Result<()> {
+    let helm = Helm::find()?;
+    for (settings, rendered) in [
+        (r"clusterCIDR=fd00:10::/56\,10.244.0.0/16", r"clusterCIDR: fd00:10::/56,10.244.0.0/16"),
+        ("nodePortAddresses={primary}", "nodePortAddresses:\n    - primary"),
+        ("mode=nftables", "mode: nftables"),
+        ("nftables.masqueradeAll=true", "masqueradeAll: true"),
+        ("nftables.minSyncPeriod=1s", "minSyncPeriod: 1s"),
+        ("mode=ipvs", "mode: ipvs"),
+        ("ipvs.syncPeriod=30s", "syncPeriod: 30s"),
+    ] {
+        let text = template(&helm, &["--set", &format!("programmer.config.{settings}")])?;
+        ensure!(text.contains(rendered), "{settings}: {text}");
+    }
     Ok(())
 }
 

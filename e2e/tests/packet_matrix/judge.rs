@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, bail, ensure};
 use fairlead_compiler::{Fate as Traced, Outcome, Share, Tracer, trace};
 use fairlead_e2e::tun::{Complaint, End, Entry, Fate, Kind};
-use fairlead_objects::Family;
+use fairlead_objects::{Family, Protocol};
 
 use crate::{
     node::Node,
-    oracle::{Ending, Expectation},
+    oracle::{Ending, Expectation, Site},
     questions::{Question, node_addresses},
     shapes::TARGET_PORT,
 };
@@ -96,7 +96,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The tracer has to find in the kernel's rules what the oracle expects, to the exact share.
-    fn trace(&mut self, questions: &[Question], expected: &[Expectation]) -> Result<()> {
+    pub(crate) fn trace(&mut self, questions: &[Question], expected: &[Expectation]) -> Result<()> {
         let node = &*self.node;
         let tracers = Family::ALL.map(|family| (Tracer::new(node.dump(family)), node.host(family)));
         let [v4, v6] = &tracers;
@@ -107,7 +107,8 @@ impl<'a> Judge<'a> {
             } else {
                 tracer.fate(&question.packet(), host)
             };
-            Some((*question, expected.clone(), found.discord(&as_traced(expected))?))
+            let right = as_traced(question, expected);
+            Some((*question, expected.clone(), found.discord(&right)?))
         };
         let Some((question, expected, discord)) = questions.iter().zip(expected).find_map(discord) else {
             return Ok(());
@@ -144,7 +145,8 @@ impl<'a> Judge<'a> {
     fn settle(&mut self, question: &Question, expected: &Expectation, fate: Fate) -> Result<(Ending, Fate)> {
         let mut fate = fate;
         for _ in 0..ATTEMPTS {
-            let ending = ending(question, &fate).with_context(|| format!("kernel: {fate}"))?;
+            let ending =
+                ending(&self.node.site, question, &fate).with_context(|| format!("kernel: {fate}"))?;
             if expected.contains_key(&ending) {
                 return Ok((ending, fate));
             }
@@ -158,6 +160,10 @@ impl<'a> Judge<'a> {
 
     /// The client sees the answer come from whom it asked.
     fn reply(&mut self, question: &Question, fate: &Fate) -> Result<()> {
+        if let End::Delivered { .. } = fate.end {
+            self.tally.replies += 1;
+            return refused_by_process(question, fate);
+        }
         let reply = self.node.harness.reply(&question.probe(), fate)?;
         self.tally.replies += 1;
         let by = match reply.end {
@@ -173,8 +179,20 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// A process of the node that is an endpoint: nobody listens, so the kernel refuses in its place. (Of SCTP it knows
+/// nothing, and says nothing.)
+fn refused_by_process(question: &Question, fate: &Fate) -> Result<()> {
+    let Some(answer) = fate.answer else {
+        ensure!(question.protocol == Protocol::Sctp, "kernel: {fate}; the client was not answered");
+        return Ok(());
+    };
+    let right = answer.from == question.destination().ip() && answer.by == question.client.entry;
+    ensure!(right, "kernel: {fate}; the client was not answered by whom it asked");
+    Ok(())
+}
+
 /// As the tracer would say it.
-fn as_traced(expected: &Expectation) -> Traced {
+fn as_traced(question: &Question, expected: &Expectation) -> Traced {
     let all = expected.values().sum();
     let mut traced = Traced::default();
     let add = |sum: &mut Share, share: Share| *sum = sum.or(share);
@@ -184,6 +202,9 @@ fn as_traced(expected: &Expectation) -> Traced {
             Ending::Endpoint { address, masqueraded } => {
                 traced.masquerade |= masqueraded;
                 add(traced.targets.entry((address, masqueraded)).or_insert(Share::NONE), share);
+                if let Some(seconds) = question.shape.affinity {
+                    add(traced.affinity.entry(seconds).or_insert(Share::NONE), share);
+                }
                 Outcome::Accepted
             }
             Ending::Refused => Outcome::Rejected,
@@ -197,7 +218,7 @@ fn as_traced(expected: &Expectation) -> Traced {
 
 /// Whether chance alone may have made a source look kept, or rewritten: masquerading as the address that it has, a source
 /// may get the port that it had, or avoid one that a connection has already.
-fn is_unclear(question: &Question, ending: Ending, fate: &Fate) -> bool {
+pub(crate) fn is_unclear(question: &Question, ending: Ending, fate: &Fate) -> bool {
     match ending {
         Ending::Endpoint { masqueraded: true, .. } => {
             fate.source().is_some_and(|source| source.ip() == fate.sent_from.ip())
@@ -207,7 +228,7 @@ fn is_unclear(question: &Question, ending: Ending, fate: &Fate) -> bool {
 }
 
 /// The same with the other source.
-fn otherwise(ending: Ending) -> Ending {
+pub(crate) fn otherwise(ending: Ending) -> Ending {
     match ending {
         Ending::Endpoint { address, masqueraded } => Ending::Endpoint { address, masqueraded: !masqueraded },
         other => other,
@@ -215,7 +236,7 @@ fn otherwise(ending: Ending) -> Ending {
 }
 
 /// What a fate means, if it may mean anything.
-fn ending(question: &Question, fate: &Fate) -> Result<Ending> {
+pub(crate) fn ending(site: &Site, question: &Question, fate: &Fate) -> Result<Ending> {
     let destination = question.destination();
     match (fate.end, fate.answer) {
         (End::Left { source, .. } | End::Delivered { source, .. }, _)
@@ -245,7 +266,15 @@ fn ending(question: &Question, fate: &Fate) -> Result<Ending> {
             Ok(Ending::Refused)
         }
         (End::Nowhere, None) => Ok(Ending::Silence),
-        (End::Delivered { .. }, _) => bail!("it was led to the node itself"),
+        (End::Delivered { source, destination: address }, _) => {
+            ensure!(address.port() == TARGET_PORT, "it was led to the node itself");
+            let kept = source.ip() == fate.sent_from.ip();
+            ensure!(
+                site.is_own(source.ip()) || kept,
+                "it has a source that is neither the client's nor the node's"
+            );
+            Ok(Ending::Endpoint { address, masqueraded: site.is_own(source.ip()) && fate.is_masqueraded() })
+        }
         (End::Unroutable, _) => bail!("it had no way to go"),
     }
 }
@@ -254,18 +283,20 @@ fn is_here(address: std::net::IpAddr) -> bool {
     [5, 6].iter().any(|number| crate::shapes::pod(Family::of(address), 1, *number) == address)
 }
 
-/// How often each ending of a question comes, in so many packets; fails if one comes too often or too seldom for chance.
-pub(crate) fn shares(node: &mut Node, question: &Question, packets: u32) -> Result<()> {
+/// How often each ending comes of questions that differ in nothing that matters; fails if one comes too often or too
+/// seldom for chance.
+pub(crate) fn shares(node: &mut Node, questions: &[Question]) -> Result<()> {
+    let Some(question) = questions.first() else { return Ok(()) };
     let expected = node.site.expect(question);
     if expected.len() < 2 {
         return Ok(());
     }
-    let all: u64 = expected.values().sum();
+    let (packets, all): (u32, u64) = (questions.len().try_into()?, expected.values().sum());
     let mut counts: BTreeMap<Ending, u32> = BTreeMap::new();
-    let probes: Vec<_> =
-        std::iter::repeat_with(|| question.probe()).take(usize::try_from(packets)?).collect();
-    for fate in node.harness.send_all(&probes)? {
-        let ending = ending(question, &fate).with_context(|| format!("{question}\nkernel: {fate}"))?;
+    let probes: Vec<_> = questions.iter().map(Question::probe).collect();
+    for (question, fate) in questions.iter().zip(node.harness.send_all(&probes)?) {
+        let ending =
+            ending(&node.site, question, &fate).with_context(|| format!("{question}\nkernel: {fate}"))?;
         *counts.entry(ending).or_default() += 1;
     }
     for (ending, weight) in &expected {

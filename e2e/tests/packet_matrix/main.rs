@@ -2,7 +2,10 @@
 //! variants of iptables: real packets through real kernels, held against an oracle that was written from the
 //! specification, and against the tracer.
 
+mod affinity;
+mod bad_input;
 mod judge;
+mod memory;
 mod node;
 mod oracle;
 mod questions;
@@ -24,7 +27,7 @@ use crate::{
 const NFT: Make = Make { variant: Variant::Nft, bpf: true, spoil: SOUND };
 const LEGACY: Make = Make { variant: Variant::Legacy, ..NFT };
 /// Packets of which shares are taken.
-const MANY: u32 = 400;
+const MANY: usize = 400;
 
 /// Runs a test that needs root, or says that it does not run.
 fn as_root(test: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -69,9 +72,9 @@ fn by_both(site: Site, bpf: bool, shapes: &[Shape]) -> Result<()> {
 }
 
 /// Enough Services for what does not depend on how endpoints are chosen: nobody, somebody elsewhere, somebody here and
-/// elsewhere; with source ranges, too.
+/// elsewhere, nodes themselves; with source ranges, too.
 fn few() -> Vec<Shape> {
-    let states = ["none", "one remote ready", "local and remote ready"];
+    let states = ["none", "one remote ready", "local and remote ready", "processes and Pods of both nodes"];
     let chosen = |shape: &Shape| match shape.ranges {
         Ranges::Open => shape.external_local == shape.internal_local,
         ranges => [Ranges::Some, Ranges::Node].contains(&ranges),
@@ -160,7 +163,8 @@ fn packets_of_no_connection_are_dropped_or_left_alone() -> Result<()> {
 #[test]
 fn endpoints_get_equal_shares() -> Result<()> {
     as_root(|| {
-        let states = ["local and remote ready", "two local and two remote ready"];
+        let states =
+            ["local and remote ready", "two local and two remote ready", "processes and Pods of both nodes"];
         let chosen = |shape: &Shape| {
             let same = shape.external_local == shape.internal_local;
             states.contains(&shape.state) && shape.ranges == Ranges::Open && same
@@ -174,7 +178,7 @@ fn endpoints_get_equal_shares() -> Result<()> {
                     who && question.protocol == protocol
                 };
                 for question in questions(shape, family, false).into_iter().filter(asked) {
-                    shares(&mut node, &question, MANY)?;
+                    shares(&mut node, &vec![question; MANY])?;
                 }
             }
         }

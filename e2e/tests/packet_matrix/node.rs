@@ -1,7 +1,9 @@
 //! A namespace with the rules of all shapes, as the compiler makes them for a site.
 
 use anyhow::{Context as _, Result, ensure};
-use fairlead_compiler::{Config, Detector as By, Dump, Host, NodeFacts, ProxyState, compile, diff};
+use fairlead_compiler::{
+    Config, Detector as By, Dump, Host, NodeFacts, ProxyState, Ruleset, compile, diff, render,
+};
 use fairlead_e2e::{
     iptables::Iptables,
     plan,
@@ -101,17 +103,36 @@ impl Node {
         self.iptables.restore(self.harness.netns(), family, &format!("{CLOSED}{more}COMMIT\n"))
     }
 
+    /// Goes on to other shapes.
+    pub(crate) fn update(&mut self, make: Make, shapes: &[Shape]) -> Result<()> {
+        let families = self.site.families.iter();
+        families.map(|family| state(*family, shapes)).try_for_each(|state| self.follow(make, &state))
+    }
+
+    /// Goes on to another state of one family, by what differs only, as the programmer does.
+    pub(crate) fn follow(&mut self, make: Make, state: &ProxyState) -> Result<()> {
+        let family = state.family();
+        let ruleset = self.ruleset(make, state)?;
+        let delta = diff(self.dump(family), &ruleset);
+        self.iptables.restore(self.harness.netns(), family, &render(&delta))?;
+        let installed = self.iptables.save(self.harness.netns(), family)?;
+        let left = diff(&installed, &ruleset);
+        ensure!(left.is_empty(), "the kernel has other rules than it was given: {left:#?}");
+        let [v4, v6] = &mut self.dumps;
+        *(if family == Family::V4 { v4 } else { v6 }) = installed;
+        Ok(())
+    }
+
+    fn ruleset(&self, make: Make, state: &ProxyState) -> Result<Ruleset> {
+        let family = state.family();
+        Ok(compile(state, &self.config(family, make), &self.facts(family)?))
+    }
+
     fn load(&mut self, family: Family, make: Make, shapes: &[Shape]) -> Result<()> {
-        let mut state = ProxyState::new(family);
-        for shape in shapes {
-            state.set_service(&shape.service());
-            state.set_slice(&shape.slice(family));
-        }
-        let (config, facts) = (self.config(family, make), self.facts(family)?);
-        if config.localhost_node_ports_active(family) {
+        if self.config(family, make).localhost_node_ports_active(family) {
             self.harness.netns().sysctl(&[("ipv4/conf/all/route_localnet", "1")])?;
         }
-        let ruleset = compile(&state, &config, &facts);
+        let ruleset = self.ruleset(make, &state(family, shapes))?;
         let document = ruleset.render_document();
         let lines = document.split_inclusive('\n').filter(|line| (make.spoil)(line));
         let kept: String = lines.collect();
@@ -152,6 +173,15 @@ impl Node {
         ensure!(addresses.contains(&node_ip.into()), "the node has another address");
         Ok(NodeFacts { name: NodeName::new(NODE), zone, node_ip, addresses, family })
     }
+}
+
+fn state(family: Family, shapes: &[Shape]) -> ProxyState {
+    let mut state = ProxyState::new(family);
+    for shape in shapes {
+        state.set_service(&shape.service());
+        state.set_slice(&shape.slice(family));
+    }
+    state
 }
 
 /// Makes a node, says for what if it cannot.

@@ -97,7 +97,7 @@ enum Decision {
 
 impl Site {
     /// The node's own addresses.
-    fn is_own(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         let family = Family::of(address);
         address.is_loopback()
             || crate::questions::node_addresses(family).contains(&address)
@@ -127,13 +127,19 @@ impl Site {
             Decision::Choose(endpoints, masquerade) => {
                 for endpoint in endpoints {
                     let address = Shape::target(endpoint.address(question.family));
-                    let masqueraded = masquerade || address.ip() == question.client.source;
+                    let asked = masquerade || address.ip() == question.client.source;
+                    let masqueraded = asked && self.passes_postrouting(question, address.ip());
                     let ending = self.after_firewall(question, Ending::Endpoint { address, masqueraded });
                     *expectation.entry(ending).or_default() += 1;
                 }
             }
         }
         expectation
+    }
+
+    /// Sources are rewritten in POSTROUTING: what comes from elsewhere and is led to the node itself never gets there.
+    fn passes_postrouting(&self, question: &Question, to: IpAddr) -> bool {
+        question.client.entry == Entry::Node || !self.is_own(to)
     }
 
     fn decide(&self, question: &Question) -> Decision {

@@ -12,7 +12,7 @@ use fairlead_e2e::{
 };
 use fairlead_objects::{Family, Protocol};
 
-use crate::shapes::{Ranges, Shape, load_balancer, pod};
+use crate::shapes::{Ranges, Shape, load_balancer, node_address, pod};
 
 pub(crate) const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
@@ -47,12 +47,12 @@ pub(crate) struct Question {
 
 /// The node's own addresses: its own, and its Pods' gateway.
 pub(crate) fn node_addresses(family: Family) -> [IpAddr; 2] {
-    let node = plan::Node::new(1);
-    let (own, gateway) = (node.addresses, node.pod(1));
-    match family {
-        Family::V4 => [own.v4.into(), gateway.v4.into()],
-        Family::V6 => [own.v6.into(), gateway.v6.into()],
-    }
+    let gateway = plan::Node::new(1).pod(1);
+    let gateway = match family {
+        Family::V4 => gateway.v4.into(),
+        Family::V6 => gateway.v6.into(),
+    };
+    [node_address(family, 1), gateway]
 }
 
 pub(crate) fn loopback(family: Family) -> IpAddr {
@@ -64,11 +64,7 @@ pub(crate) fn loopback(family: Family) -> IpAddr {
 
 /// Another node, which has none of our rules.
 fn other_node(family: Family) -> IpAddr {
-    let other = plan::Node::new(2).addresses;
-    match family {
-        Family::V4 => other.v4.into(),
-        Family::V6 => other.v6.into(),
-    }
+    node_address(family, 2)
 }
 
 fn outside(family: Family) -> IpAddr {
@@ -90,7 +86,9 @@ fn clients(shape: &Shape, family: Family, extra: Option<IpAddr>) -> Vec<Client> 
         client("another node", Entry::World, other_node(family)),
         client("outside", Entry::World, outside(family)),
     ];
-    clients.extend(shape.endpoints.iter().map(|endpoint| {
+    // Processes of nodes are among them already, as these nodes.
+    let backends = shape.endpoints.iter().filter(|endpoint| !endpoint.is_process());
+    clients.extend(backends.map(|endpoint| {
         let entry = if endpoint.is_local() { Entry::Pods } else { Entry::World };
         client("a backend itself", entry, endpoint.address(family))
     }));

@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use fairlead_e2e::plan;
 use fairlead_objects::{EndpointSlice, Family, Service, ServiceObject, builders::object};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 pub(crate) const TARGET_PORT: u16 = 8080;
 /// As objects have them.
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+/// In the place of a Pod's number: a process in the node's own network.
+const PROCESS: u8 = 0;
 /// The node that everything is seen from, and its zone.
 pub(crate) const NODE: &str = "node1";
 pub(crate) const ZONE: &str = "zone1";
@@ -33,7 +36,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    const fn ready(node: u8, number: u8) -> Self {
+    pub(crate) const fn ready(node: u8, number: u8) -> Self {
         Self { place: (node, number), ready: true, serving: true, terminating: false, zone: None }
     }
 
@@ -53,13 +56,22 @@ impl Endpoint {
         Self { zone: Some(zone), ..Self::ready(node, number) }
     }
 
+    /// A Pod with `hostNetwork`: its address is its node's.
+    const fn process(node: u8) -> Self {
+        Self::ready(node, PROCESS)
+    }
+
+    pub(crate) fn is_process(self) -> bool {
+        self.place.1 == PROCESS
+    }
+
     pub(crate) fn is_local(self) -> bool {
         self.place.0 == 1
     }
 
     pub(crate) fn address(self, family: Family) -> IpAddr {
         let (node, number) = self.place;
-        pod(family, node, number)
+        if self.is_process() { node_address(family, node) } else { pod(family, node, number) }
     }
 
     fn to_json(self, family: Family) -> Value {
@@ -73,6 +85,15 @@ impl Endpoint {
             value["hints"] = json!({"forZones": [{"name": zone}]});
         }
         value
+    }
+}
+
+/// The address by which the cluster knows a node.
+pub(crate) fn node_address(family: Family, node: u8) -> IpAddr {
+    let own = plan::Node::new(node).addresses;
+    match family {
+        Family::V4 => own.v4.into(),
+        Family::V6 => own.v6.into(),
     }
 }
 
@@ -111,6 +132,12 @@ pub(crate) const STATES: &[(&str, &[Endpoint])] = &[
         ],
     ),
     ("hints for zones, one without", &[Endpoint::hinted(1, 5, ZONE), Endpoint::ready(2, 5)]),
+    ("a process of this node", &[Endpoint::process(1)]),
+    ("a process of another node", &[Endpoint::process(2)]),
+    (
+        "processes and Pods of both nodes",
+        &[Endpoint::process(1), Endpoint::ready(1, 5), Endpoint::process(2), Endpoint::ready(2, 5)],
+    ),
 ];
 
 /// Who may use the load balancer.
@@ -158,6 +185,8 @@ pub(crate) struct Shape {
     /// `internalTrafficPolicy: Local`.
     pub(crate) internal_local: bool,
     pub(crate) ranges: Ranges,
+    /// `sessionAffinity: ClientIP`, with its timeout in seconds.
+    pub(crate) affinity: Option<u32>,
 }
 
 /// All of them.
@@ -179,6 +208,7 @@ pub(crate) fn shapes() -> Vec<Shape> {
         external_local,
         internal_local,
         ranges,
+        affinity: None,
     })
     .collect()
 }
@@ -231,6 +261,7 @@ impl Shape {
             Family::ALL.into_iter().flat_map(|family| self.ranges.networks(family)).collect();
         let ingress: Vec<Value> =
             Family::ALL.map(|family| json!({"ip": load_balancer(family), "ipMode": "VIP"})).into();
+        let affinity = self.affinity.map(|seconds| json!({"clientIP": {"timeoutSeconds": seconds}}));
         object::<ServiceObject>(json!({
             "metadata": {"namespace": "default", "name": self.name(), "uid": self.name()},
             "spec": {
@@ -239,6 +270,8 @@ impl Shape {
                 "externalTrafficPolicy": policy(self.external_local),
                 "internalTrafficPolicy": policy(self.internal_local),
                 "loadBalancerSourceRanges": ranges, "ports": ports,
+                "sessionAffinity": if affinity.is_some() { "ClientIP" } else { "None" },
+                "sessionAffinityConfig": affinity,
             },
             "status": {"loadBalancer": {"ingress": ingress}},
         }))
@@ -263,13 +296,14 @@ impl Shape {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, state, external_local, internal_local, ranges, .. } = self;
+        let Self { number, state, external_local, internal_local, ranges, affinity, .. } = self;
         let policy = |local: &bool| if *local { "Local" } else { "Cluster" };
         write!(
             f,
             "s{number}: endpoints: {state}; externalTrafficPolicy {}; internalTrafficPolicy {}; source ranges {ranges:?}",
             policy(external_local),
             policy(internal_local)
-        )
+        )?;
+        affinity.map_or(Ok(()), |seconds| write!(f, "; clients are remembered for {seconds} s"))
     }
 }

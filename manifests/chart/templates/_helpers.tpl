@@ -54,6 +54,11 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/* What a program says when it ends stands in the status of its Pod: `kubectl describe` shows why it does not run. */}}
+{{- define "fairlead.lastWords" -}}
+terminationMessagePolicy: FallbackToLogsOnError
+{{- end -}}
+
 {{- define "fairlead.healthPort" -}}
 {{ .Values.programmer.healthPort | default (ternary 10356 10256 (eq .Values.profile "shadow")) }}
 {{- end -}}
@@ -79,6 +84,31 @@ capabilities:
 {{- merge $fixed .Values.programmer.config | toYaml }}
 {{- end -}}
 
+{{/* A schema could say it, but not what is expected. */}}
+{{- define "fairlead.checkAddresses" -}}
+{{- $octet := "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])" }}
+{{- $v4 := printf "(%s\\.){3}%s" $octet $octet }}
+{{- $v6 := "[0-9a-fA-F:.]*:[0-9a-fA-F:.]*" }}
+{{- $network4 := printf "%s/(3[0-2]|[12]?[0-9])" $v4 }}
+{{- $network6 := printf "%s/(12[0-8]|1[01][0-9]|[1-9]?[0-9])" $v6 }}
+{{- $config := .Values.programmer.config }}
+{{- range $key, $address := dict "config.bindAddress" $config.bindAddress "metricsAddress" .Values.programmer.metricsAddress }}
+{{- if and $address (not (regexMatch (printf "^(%s|%s)$" $v4 $v6) $address)) }}
+{{- fail (printf "programmer.%s is %s: expected an IP address" $key $address) }}
+{{- end }}
+{{- end }}
+{{- with $config.clusterCIDR }}
+{{- if not (regexMatch (printf "^(%s|%s|%s,%s|%s,%s)$" $network4 $network6 $network4 $network6 $network6 $network4) .) }}
+{{- fail (printf "programmer.config.clusterCIDR is %s: expected a network such as 10.244.0.0/16, or one of each family with a comma between them" .) }}
+{{- end }}
+{{- end }}
+{{- range $config.nodePortAddresses }}
+{{- if not (or (regexMatch (printf "^(%s|%s)$" $network4 $network6) .) (eq . (len $config.nodePortAddresses | eq 1 | ternary "primary" ""))) }}
+{{- fail (printf "programmer.config.nodePortAddresses names %s: expected networks such as 10.0.0.0/8, or the one word primary" .) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* What a schema cannot say. */}}
 {{- define "fairlead.check" -}}
 {{- if not (or .Values.controller.enabled .Values.programmer.enabled) }}
@@ -94,6 +124,7 @@ capabilities:
 {{- fail (printf "controller.leaderElection.%s is %s: expected less than controller.leaderElection.%s, which is %s" (index . 0) $shorter (index . 1) $longer) }}
 {{- end }}
 {{- end }}
+{{- include "fairlead.checkAddresses" . }}
 {{- $mode := .Values.programmer.config.detectLocalMode | default "ClusterCIDR" }}
 {{- $local := .Values.programmer.config.detectLocal | default dict }}
 {{- if and (eq $mode "BridgeInterface") (not $local.bridgeInterface) }}

@@ -19,14 +19,17 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Ends;
 
+/// An address and a port, without what only IPv6 sockets have: there are very many.
+type Place = (IpAddr, u16);
+
 /// Endpoints that may serve a flow: those that serve, whether ready, terminating, local or preferred by topology. Sorted.
-type Backends = Arc<[SocketAddr]>;
+type Backends = Arc<[Place]>;
 
 /// Where a UDP Service port is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Frontend {
     /// At an address of its own.
-    Address(SocketAddr),
+    Address(IpAddr, u16),
     /// At this port of every address that serves node ports.
     NodePort(u16),
 }
@@ -34,9 +37,9 @@ pub enum Frontend {
 /// The UDP Services of one family.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
-    services: FxHashMap<ServiceKey, Vec<Frontend>>,
+    services: FxHashMap<ServiceKey, Box<[Frontend]>>,
     /// Where each leads: one Service, as a rule; several may claim the same external address.
-    frontends: FxHashMap<Frontend, Vec<(ServiceKey, Backends)>>,
+    frontends: FxHashMap<Frontend, Box<[(ServiceKey, Backends)]>>,
     /// To be compared with flows.
     pending: FxHashSet<Frontend>,
     /// Being compared.
@@ -68,27 +71,26 @@ impl Demand {
 
     fn give_up(&mut self, frontend: Frontend, key: &ServiceKey) {
         self.pending.insert(frontend);
-        if let Some(holders) = self.frontends.get_mut(&frontend) {
-            holders.retain(|(holder, _)| holder != key);
-            if holders.is_empty() {
-                self.frontends.remove(&frontend);
-            }
+        let Some(holders) = self.frontends.remove(&frontend) else { return };
+        let others: Box<[_]> = holders.into_iter().filter(|(holder, _)| holder != key).collect();
+        if !others.is_empty() {
+            self.frontends.insert(frontend, others);
         }
     }
 
     /// Has a frontend of a Service lead to `backends`. False if it did before.
     fn lead(&mut self, frontend: Frontend, key: &ServiceKey, backends: Backends) -> bool {
-        // One holder is the rule.
-        let holders = self.frontends.entry(frontend).or_insert_with(|| Vec::with_capacity(1));
+        let holders = self.frontends.entry(frontend).or_default();
         let Some((_, held)) = holders.iter_mut().find(|(holder, _)| holder == key) else {
-            holders.push((key.clone(), backends));
+            let others = std::mem::take(holders).into_iter();
+            *holders = others.chain([(key.clone(), backends)]).collect();
             self.pending.insert(frontend);
             return true;
         };
         if *held == backends {
             return false;
         }
-        let stays = |backend: &SocketAddr| backends.binary_search(backend).is_ok();
+        let stays = |backend: &Place| backends.binary_search(backend).is_ok();
         // With more to choose from, every flow may stay where it is. Without any, flows were not translated.
         if held.is_empty() || !held.iter().all(stays) {
             self.pending.insert(frontend);
@@ -103,7 +105,7 @@ impl Demand {
         if self.pending.is_empty() {
             return None;
         }
-        self.compared.extend(self.pending.drain());
+        move_all(&mut self.pending, &mut self.compared);
         let mut verdicts =
             Verdicts { config: config.clone(), own: own.into_iter().collect(), ..Verdicts::default() };
         for frontend in &self.compared {
@@ -111,7 +113,7 @@ impl Demand {
             let Frontend::NodePort(port) = *frontend else { continue };
             // An address of the node may be somebody's frontend, which comes first.
             for address in &verdicts.own {
-                let frontend = Frontend::Address(SocketAddr::new(*address, port));
+                let frontend = Frontend::Address(*address, port);
                 if self.frontends.contains_key(&frontend) {
                     verdicts.frontends.insert(frontend, self.backends(frontend));
                 }
@@ -149,12 +151,22 @@ impl Demand {
 
     /// A comparison with all of the last verdicts succeeded.
     pub fn settle(&mut self) {
-        self.compared.clear();
+        self.compared = FxHashSet::default();
     }
 
     /// It failed, and is to be repeated.
     pub fn resume(&mut self) {
-        self.pending.extend(self.compared.drain());
+        move_all(&mut self.compared, &mut self.pending);
+    }
+}
+
+/// At a start that is everything: what it takes is not needed again.
+fn move_all(from: &mut FxHashSet<Frontend>, to: &mut FxHashSet<Frontend>) {
+    let moved = std::mem::take(from);
+    if to.is_empty() {
+        *to = moved;
+    } else {
+        to.extend(moved);
     }
 }
 
@@ -169,7 +181,7 @@ fn frontends(state: &ProxyState, key: &ServiceKey) -> Vec<(Frontend, Backends)> 
     for port in ports() {
         let of_port = endpoints.get(&port.name.port).map(Vec::as_slice).unwrap_or_default();
         let serving = of_port.iter().filter(|endpoint| endpoint.serving);
-        let backends: BTreeSet<_> = serving.map(|Endpoint { address, .. }| *address).collect();
+        let backends: BTreeSet<Place> = serving.map(|Endpoint { address, .. }| place(*address)).collect();
         let backends: Backends = backends.into_iter().collect();
         frontends.extend(reached_at(port).map(|frontend| (frontend, Arc::clone(&backends))));
     }
@@ -180,8 +192,12 @@ fn reached_at(port: &ServicePort) -> impl Iterator<Item = Frontend> {
     let addresses = [port.cluster_ip].into_iter();
     let addresses = addresses.chain(port.external_ips.iter().copied());
     let addresses = addresses.chain(port.load_balancer_ips.iter().copied());
-    let addresses = addresses.map(|address| Frontend::Address(SocketAddr::new(address, port.port)));
+    let addresses = addresses.map(|address| Frontend::Address(address, port.port));
     addresses.chain((port.node_port != 0).then_some(Frontend::NodePort(port.node_port)))
+}
+
+fn place(address: SocketAddr) -> Place {
+    (address.ip(), address.port())
 }
 
 /// Tells which flows contradict the rules.
@@ -197,7 +213,7 @@ impl Verdicts {
     /// Whether the rules would not send the flow where it goes.
     pub fn contradicts(&self, ends: &Ends) -> bool {
         let Ends { destination, answerer } = ends;
-        let at_address = self.frontends.get(&Frontend::Address(*destination));
+        let at_address = self.frontends.get(&Frontend::Address(destination.ip(), destination.port()));
         let at_node_port = || {
             let alternatives = self.frontends.get(&Frontend::NodePort(destination.port()));
             alternatives.filter(|_| self.is_served(destination.ip()))
@@ -205,7 +221,11 @@ impl Verdicts {
         let contradicted = |backends: &Backends| {
             // Without any, rules leave it alone or refuse it: only a translation contradicts that. What is not translated
             // may be a flow to a program of the host.
-            if backends.is_empty() { ends.is_translated() } else { backends.binary_search(answerer).is_err() }
+            if backends.is_empty() {
+                ends.is_translated()
+            } else {
+                backends.binary_search(&place(*answerer)).is_err()
+            }
         };
         at_address.or_else(at_node_port).is_some_and(|alternatives| alternatives.iter().all(contradicted))
     }

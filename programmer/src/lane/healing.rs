@@ -52,7 +52,11 @@ impl<N: Netfilter, F: FlowTable> Lane<N, F> {
         self.wiring.metrics.observe_verification(family, duration);
         match result {
             Ok(report) if report.drift.is_nothing() => debug!(%family, "rules are as they should be"),
-            Ok(report) => self.repaired(&report),
+            Ok(report) => {
+                // All that we wrote was there, so no chain that is there is one that we left behind.
+                self.wiring.signs.changed(family, report.drift.of_another_proxy.as_ref());
+                self.repaired(&report);
+            }
             Err(error) => self.failed(Some(Cause::Drift), FxHashMap::default(), &error),
         }
     }

@@ -61,6 +61,7 @@ fn bench(model: &Arc<Model>) -> Bench {
         min_sync_period: Duration::ZERO,
         sentinel: Sentinel::Off,
         events,
+        signs: Signs::new().0,
         gate: readiness.gate("rules"),
         health: Arc::clone(&health),
         health_ports: watch::channel(HealthPorts::default()).0,

@@ -280,13 +280,14 @@ impl<R: Rules> Lane<R> {
             metrics.count(family, difference.discord);
         }
         gate.open();
+        // Whoever asks and hears that nothing is pending finds it in the log.
+        self.tell(news);
         let mut ledger = ledger.lock();
         ledger.obstacle = None;
         ledger.pending = self.asked;
         metrics.set(family, |kind| ledger.count(kind), ledger.expected.len());
         let ripe = ledger.due();
         drop(ledger);
-        self.tell(news);
         self.take_rest();
         let blind = matches!(self.wiring.sentinel, Sentinel::Off).then(|| now.instant + BLIND_PERIOD);
         self.due = [ripe, blind].into_iter().flatten().fold(self.due, Instant::min);

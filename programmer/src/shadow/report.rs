@@ -51,7 +51,7 @@ struct Entry {
     port: String,
     frontend: String,
     clients: Vec<String>,
-    /// `outcome`, `targets`, `masquerade`, `shares`.
+    /// `outcome`, `targets`, `masquerade`, `shares`, `affinity`.
     kind: &'static str,
     installed: Verdict,
     ours: Verdict,
@@ -67,6 +67,9 @@ struct Entry {
 struct Verdict {
     outcomes: BTreeMap<&'static str, f64>,
     targets: Vec<Target>,
+    /// How many connections are followed by others to the same target, by the seconds within which they have to come.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    affinity: BTreeMap<u32, f64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -132,6 +135,7 @@ impl From<&Fate> for Verdict {
             probability: share.as_f64(),
             masquerade: *masquerade,
         });
-        Self { outcomes: outcomes.collect(), targets: targets.collect() }
+        let affinity = fate.affinity.iter().map(|(seconds, share)| (*seconds, share.as_f64()));
+        Self { outcomes: outcomes.collect(), targets: targets.collect(), affinity: affinity.collect() }
     }
 }

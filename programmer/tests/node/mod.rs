@@ -21,6 +21,7 @@ use fairlead_programmer::{
     metrics::Metrics,
     netfilter::{Features, Variant, detect},
     own_node::{Kernel, basis},
+    rival::{Seen, Signs},
     sentinel::Sentinel,
     settings::{ConntrackSettings, DetectLocal, LogSettings, NodePortAddresses, Settings},
 };
@@ -61,6 +62,7 @@ pub struct Node {
     registry: Registry,
     readiness: Readiness,
     pub notices: mpsc::Receiver<Notice>,
+    pub seen: watch::Receiver<Seen>,
     _basis: watch::Sender<Option<fairlead_programmer::own_node::Basis>>,
 }
 
@@ -99,6 +101,7 @@ impl Node {
         let readiness = Readiness::default();
         let registry = Registry::new();
         let (events, notices) = Events::new();
+        let (signs, seen) = Signs::new();
         let lane = Lane::new(Wiring {
             family,
             netfilter: Arc::new(tool),
@@ -110,6 +113,7 @@ impl Node {
             min_sync_period: Duration::ZERO,
             sentinel: Sentinel::new(family, variant).unwrap(),
             events,
+            signs,
             gate: readiness.gate("rules"),
             health: Arc::new(Mutex::new(Health::new(sync_period))),
             health_ports: watch::channel(HealthPorts::default()).0,
@@ -118,8 +122,17 @@ impl Node {
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { lane.run(stop).await.unwrap() });
-        let node =
-            Self { family, changes: sender, shutdown, task, registry, readiness, notices, _basis: basis };
+        let node = Self {
+            family,
+            changes: sender,
+            shutdown,
+            task,
+            registry,
+            readiness,
+            notices,
+            seen,
+            _basis: basis,
+        };
         for change in changes {
             node.tell(change).await;
         }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::kernel::FAMILIES;
 use crate::{
     bed::SETTLE,
+    kubernetes::Kubernetes,
     tun::{Entry, Harness, Probe},
     wait,
 };
@@ -44,7 +45,22 @@ impl Marker {
         }
     }
 
-    pub(super) fn objects(self) -> Vec<Value> {
+    /// Tells the API server; it has the marker of another moment unless this is the first.
+    pub(super) fn write(self, kubernetes: &Kubernetes, first: bool) -> Result<()> {
+        let objects = self.objects();
+        if first {
+            return kubernetes.apply_all(&objects);
+        }
+        for object in objects {
+            let text =
+                |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let (kind, name) = (text("/kind"), text("/metadata/name"));
+            kubernetes.merge(&kind, "default", &name, object)?;
+        }
+        Ok(())
+    }
+
+    fn objects(self) -> Vec<Value> {
         let [v4, endpoint4, _] = Self::addresses(Family::V4);
         let [v6, endpoint6, _] = Self::addresses(Family::V6);
         let mut objects = vec![json!({

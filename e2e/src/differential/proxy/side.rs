@@ -87,9 +87,10 @@ impl Side {
     fn install(&mut self, kernel: &mut Kernel) -> Result<()> {
         let family = self.facts.family;
         let delta = diff(kernel.installed(family), self.book.ruleset());
-        if !delta.is_empty() {
-            kernel.restore(family, &render(&delta))?;
+        if delta.is_empty() {
+            return Ok(());
         }
+        kernel.restore(family, &render(&delta))?;
         let left = diff(kernel.read(family)?, self.book.ruleset());
         ensure!(left.is_empty(), "the kernel has other rules than it was given: {left:#?}");
         Ok(())

@@ -13,7 +13,7 @@ fn delivered(target: &str) -> Fate {
     Fate {
         outcomes: [(Outcome::Accepted, Share::ALL)].into(),
         targets: [((target.parse().unwrap(), false), Share::ALL)].into(),
-        masquerade: false,
+        ..Fate::default()
     }
 }
 

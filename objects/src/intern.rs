@@ -1,4 +1,4 @@
-//! Shared copies of equal values: Pods of one workload have the same labels and ports.
+//! Shared copies of equal values: Pods of one workload have the same labels and ports, endpoints the same few nodes.
 //!
 //! Invariant: a value that nobody else holds any more is dropped before the table has doubled in size.
 
@@ -11,7 +11,7 @@ const SMALLEST_SWEEP: usize = 1024;
 
 /// A table of shared values.
 #[derive(Debug)]
-pub(super) struct Interner<T: ?Sized> {
+pub struct Interner<T: ?Sized> {
     values: FxHashSet<Arc<T>>,
     sweep_at: usize,
 }
@@ -22,14 +22,20 @@ impl<T: ?Sized> Default for Interner<T> {
     }
 }
 
+impl<T: ?Sized> Clone for Interner<T> {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), sweep_at: self.sweep_at }
+    }
+}
+
 impl<T: Eq + Hash + ?Sized> Interner<T> {
     /// The copy of `value` that all share, if there is one.
-    pub(super) fn known(&self, value: &T) -> Option<Arc<T>> {
+    pub fn known(&self, value: &T) -> Option<Arc<T>> {
         self.values.get(value).cloned()
     }
 
     /// The copy of `value` that all share.
-    pub(super) fn share(&mut self, value: Arc<T>) -> Arc<T> {
+    pub fn share(&mut self, value: Arc<T>) -> Arc<T> {
         if let Some(known) = self.values.get(&value) {
             return Arc::clone(known);
         }
@@ -47,6 +53,13 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
     }
 }
 
+impl Interner<str> {
+    /// The copy of `word` that all share.
+    pub fn word(&mut self, word: &str) -> Arc<str> {
+        self.known(word).unwrap_or_else(|| self.share(word.into()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +69,7 @@ mod tests {
         let mut interner = Interner::<str>::default();
         let first = interner.share("app".into());
         assert!(Arc::ptr_eq(&first, &interner.share("app".into())));
+        assert!(Arc::ptr_eq(&first, &interner.word("app")));
     }
 
     #[test]
