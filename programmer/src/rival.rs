@@ -3,7 +3,7 @@
 //!
 //! Two that write the same chains undo each other's work. Whoever runs in a container of its own cannot see the processes of
 //! its node, but every kube-proxy says what it is on its metrics address, and so do we. At the start nothing is written until
-//! nobody answers ([`gone`]); from then on [`Vigil`] looks, and tells.
+//! nobody answers (`gone`); from then on `Vigil` looks, and tells.
 //!
 //! Invariants: it only asks, on loopback or on our own address; whoever is asked cannot keep us waiting; we do not take
 //! ourselves for another.
